@@ -1,0 +1,1 @@
+"""Turn arrays into bytes and back: layout, masks, quantisers, entropy coding, frames."""

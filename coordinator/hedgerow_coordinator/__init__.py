@@ -1,0 +1,1 @@
+"""Run rounds, aggregate updates, prune, and keep the run."""

@@ -1,0 +1,1 @@
+"""Say what a device is and how it feels."""

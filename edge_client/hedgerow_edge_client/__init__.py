@@ -1,0 +1,1 @@
+"""Train on the device, on data that never leaves it."""

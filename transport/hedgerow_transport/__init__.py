@@ -1,0 +1,1 @@
+"""Move typed messages and content-addressed blobs between coordinator and devices."""
