@@ -1,1 +1,69 @@
-"""Turn arrays into bytes and back: layout, masks, quantisers, entropy coding, frames."""
+"""Arrays to bytes and back: layouts, masks, quantised updates, frames, error feedback."""
+
+from hedgerow_codecs.codec import Codec, codec_from_config
+from hedgerow_codecs.decoded import DecodedUpdate
+from hedgerow_codecs.errors import (
+    ChecksumError,
+    CodecError,
+    ConfigError,
+    ForeignFrameError,
+    FrameError,
+    KindError,
+    LayoutError,
+    MaskError,
+    MismatchError,
+    PayloadError,
+    TruncatedFrameError,
+    UnencodableError,
+)
+from hedgerow_codecs.feedback import ErrorFeedback
+from hedgerow_codecs.frame import (
+    NO_BASE,
+    FrameHeader,
+    FrameKind,
+    decode_frame,
+    encode_frame,
+    max_frame_bytes,
+    model_digest,
+    read_header,
+)
+from hedgerow_codecs.layout import KINDS, Layout, TensorSpec
+from hedgerow_codecs.mask import Mask
+from hedgerow_codecs.mask_frame import decode_mask, encode_mask
+from hedgerow_codecs.seeded import decode_seeded, encode_seeded, seeded_parameters
+
+__all__ = [
+    "KINDS",
+    "NO_BASE",
+    "ChecksumError",
+    "Codec",
+    "CodecError",
+    "ConfigError",
+    "DecodedUpdate",
+    "ErrorFeedback",
+    "ForeignFrameError",
+    "FrameError",
+    "FrameHeader",
+    "FrameKind",
+    "KindError",
+    "Layout",
+    "LayoutError",
+    "Mask",
+    "MaskError",
+    "MismatchError",
+    "PayloadError",
+    "TensorSpec",
+    "TruncatedFrameError",
+    "UnencodableError",
+    "codec_from_config",
+    "decode_frame",
+    "decode_mask",
+    "decode_seeded",
+    "encode_frame",
+    "encode_mask",
+    "encode_seeded",
+    "max_frame_bytes",
+    "model_digest",
+    "read_header",
+    "seeded_parameters",
+]
