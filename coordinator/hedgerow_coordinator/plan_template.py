@@ -1,0 +1,99 @@
+"""The plan.toml that `hedgerow init` writes: every key, its default and what it does."""
+
+_TEMPLATE = """\
+# The plan of a federated run. The coordinator reads it at the start and keeps a copy in the run directory.
+
+[run]
+name = "{name}"
+rounds = {rounds}
+seed = 7                     # of everything random: first weights, cohorts, batches
+
+[model]
+template = "template.onnx"   # written by `hedgerow init`; relative to this file
+init = "seeded"              # first weights: "seeded" (from the seed) or "template" (those it holds)
+
+[cohort]
+min_clients = {min_clients}              # wait for so many before round 1
+clients_per_round = 0        # 0 = everybody who is there, at most 120
+quorum = 0.6                 # a round needs the updates of this share of its cohort
+deadline_s = 600.0           # a round ends at the latest after this time
+grace_s = 30.0               # once the quorum is there, wait so long for the others
+join_timeout_s = 600.0       # give up when too few clients come in this time; 0 = wait for ever
+max_failed_attempts = 3      # give up after so many attempts at one round without a quorum
+
+[training]                   # on the devices: plain SGD
+epochs = 1
+batch_size = 32
+learning_rate = 0.05
+learning_rate_decay = 1.0    # factor per round
+momentum = 0.0
+weight_decay = 0.0
+proximal_mu = 0.0            # FedProx: pull towards the global model, for very unequal data
+max_seconds = 0.0            # a device stops training after this time; 0 = no limit
+
+[aggregation]
+server_learning_rate = 1.0   # 1 = FedAvg
+
+[codec.uplink]               # how updates are coded on the way to the coordinator
+codec_id = "deadzone"        # others: "topk", "uniform", "fp16", "float32" (lossless)
+
+[codec.downlink]             # how the new model is coded on the way to the devices
+codec_id = "deadzone"
+
+[pruning]
+policy = "server"            # "none" keeps every weight
+score = "magnitude"          # what a weight is worth
+budget = "erk"               # how many each tensor keeps: "erk", "uniform" or "global"
+schedule = "cubic"           # "cubic", "one-shot" (at start_round) or "constant" (from round 1)
+density = 0.2                # live weights over all parameters at the end
+initial_density = 1.0        # the same before start_round
+start_round = {start_round}
+end_round = {end_round}
+every = 1                    # rounds from one change of the mask to the next
+protect = []                 # names of tensors that are never pruned
+
+[evaluate]
+{data}
+metric = "{metric}"
+every = 1                    # measure after every so many rounds, and after the last one
+
+[transport]
+namespace = "default"        # runs on one broker need different ones
+chunk_bytes = 49152          # fits brokers that take packets of at most 64 kB
+"""
+
+
+def plan_template(
+    *,
+    name: str,
+    rounds: int = 20,
+    min_clients: int = 5,
+    has_test_data: bool = False,
+    metric: str = "accuracy",
+) -> str:
+    """Write a commented plan that `parse_plan` reads back.
+
+    Parameters
+    ----------
+    name : str
+        Of the run; see `RunSettings`.
+    rounds : int
+        From 1. Pruning ends after 70 % of them, so that the pruned model trains on.
+    min_clients : int
+        From 1.
+    has_test_data : bool
+        Whether there is an ``evaluate.npz`` beside the plan.
+    metric : str
+        The metric's name.
+    """
+    start_round = min(2, rounds)
+    data = 'data = "evaluate.npz"        # arrays `inputs` and `targets`'
+    return _TEMPLATE.format(
+        name=name,
+        rounds=rounds,
+        min_clients=min_clients,
+        start_round=start_round,
+        end_round=max(start_round, rounds * 7 // 10),
+        data=data if has_test_data else f"# {data}",
+        metric=metric,
+    )
