@@ -1,6 +1,6 @@
 """Arrays to bytes and back: layouts, masks, quantised updates, frames, error feedback."""
 
-from hedgerow_codecs.codec import Codec, codec_from_config
+from hedgerow_codecs.codec import Codec
 from hedgerow_codecs.decoded import DecodedUpdate
 from hedgerow_codecs.errors import (
     ChecksumError,
@@ -30,6 +30,7 @@ from hedgerow_codecs.frame import (
 from hedgerow_codecs.layout import KINDS, Layout, TensorSpec
 from hedgerow_codecs.mask import Mask
 from hedgerow_codecs.mask_frame import decode_mask, encode_mask
+from hedgerow_codecs.registry import codec_from_config
 from hedgerow_codecs.seeded import decode_seeded, encode_seeded, seeded_parameters
 
 __all__ = [

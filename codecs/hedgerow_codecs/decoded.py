@@ -19,8 +19,8 @@ class DecodedUpdate:
     and all others are zero; or *float form*: `dense` holds every live entry.
 
     A step is on the grid ``(4 + m) * 2**e`` with ``m`` in 0..3 and ``|code| < 2**21``, so that each product
-    is exact in float32. The float64 sums of `add_to` are exact, and thus independent of their order, as long as
-    they stay below 2**53 units of the finest ``2**e`` among the updates.
+    is exact in float32. The float64 sums of `add_to` are exact, and thus independent of their order,
+    as long as they stay below 2**53 units of the finest ``2**e`` among the updates.
 
     Parameters
     ----------

@@ -1,0 +1,30 @@
+"""What the codecs on the grid have in common: a pipeline, and the integers that come out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow_codecs.decoded import DecodedUpdate
+from hedgerow_codecs.grid import MAX_MAGNITUDE
+from hedgerow_codecs.live_values import check_encodable
+from hedgerow_codecs.mask import Mask
+from hedgerow_codecs.stages.entropy import Deflate, Smallest
+from hedgerow_codecs.stages.position import WithGaps, WithZeros
+from hedgerow_codecs.stages.signal import Signal, Stage, run_decode, run_encode
+
+WRITE_CODES = Smallest(pipelines=((WithZeros(), Deflate()), (WithGaps(), Deflate())))
+
+
+def encode_on_grid(stages: Sequence[Stage], values: NDArray[np.float32], *, mask: Mask) -> bytes:
+    """Run a live vector through a pipeline that ends in bytes."""
+    check_encodable(values, mask=mask, max_magnitude=MAX_MAGNITUDE)
+    return run_encode(stages, Signal(mask=mask, values=values)).data
+
+
+def decode_on_grid(stages: Sequence[Stage], payload: bytes, *, mask: Mask) -> DecodedUpdate:
+    """Run a payload back through a pipeline to integer form."""
+    signal = run_decode(stages, Signal(mask=mask, data=payload))
+    return DecodedUpdate(mask=mask, positions=signal.positions, codes=signal.codes, steps=signal.steps)

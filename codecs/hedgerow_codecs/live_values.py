@@ -1,0 +1,54 @@
+"""What a live vector must be, on its way in and on its way out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow_codecs.errors import PayloadError, UnencodableError
+from hedgerow_codecs.mask import Mask
+
+
+def check_encodable(values: NDArray[np.float32], *, mask: Mask, max_magnitude: float | None = None) -> None:
+    """Check that values are one finite float32 per live parameter.
+
+    Raises
+    ------
+    UnencodableError
+        Otherwise, or where a magnitude is above `max_magnitude`; names the tensor.
+    """
+    if values.dtype != np.float32 or values.shape != (mask.num_live,):
+        raise UnencodableError(
+            f"values must be float32 of shape ({mask.num_live},), got {values.dtype} of {values.shape}"
+        )
+    if not values.size:
+        return
+    low, high = float(values.min()), float(values.max())  # NaN and infinity come through either
+    limit = float(np.finfo(np.float32).max) if max_magnitude is None else max_magnitude
+    if -limit <= low and high <= limit:
+        return
+    bad = int(np.argmax(~(np.abs(values) <= limit)))
+    name = tensor_at(bad, mask=mask)
+    raise UnencodableError(
+        f"tensor {name!r} has the value {values[bad]}, which cannot be encoded", tensor=name
+    )
+
+
+def check_decoded(values: NDArray[np.float32], *, mask: Mask) -> None:
+    """Check that decoded values are finite.
+
+    Raises
+    ------
+    PayloadError
+        Otherwise; names the tensor.
+    """
+    finite = np.isfinite(values)
+    if not np.all(finite):
+        bad = int(np.argmin(finite))
+        raise PayloadError(f"tensor {tensor_at(bad, mask=mask)!r} holds the value {values[bad]}")
+
+
+def tensor_at(place: int, *, mask: Mask) -> str:
+    """Return the name of the tensor that a place in the live vector belongs to."""
+    tensor = int(np.searchsorted(np.cumsum(mask.lengths), place, side="right"))
+    return mask.layout.tensors[tensor].name

@@ -1,0 +1,1 @@
+"""The stages that codecs are composed of: select, quantise, position, entropy."""
