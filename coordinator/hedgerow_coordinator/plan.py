@@ -6,7 +6,6 @@ Every field's name is the key in the file. Rounds count from 1, seconds are wall
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,8 @@ from hedgerow_codecs import CodecError, codec_from_config
 from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.pruning.policy import PruningPolicy
 from hedgerow_coordinator.settings import (
+    NAME,
+    NAME_RULE,
     NOT_A_KEY,
     check_choice,
     check_pattern,
@@ -28,8 +29,6 @@ from hedgerow_coordinator.settings import (
 MAX_COHORT = 120
 MAX_ROUNDS = 99_999
 DIGEST_BYTES = 16
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
-_NAME_RULE = "1 to 32 of a-z, 0-9, _ and -, beginning with a letter or a digit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +40,7 @@ class RunSettings:
     seed: int = 7
 
     def __post_init__(self) -> None:
-        check_pattern("name", self.name, _NAME, rule=_NAME_RULE)
+        check_pattern("name", self.name, NAME, rule=NAME_RULE)
         check_range("rounds", self.rounds, least=1, most=MAX_ROUNDS)
         check_range("seed", self.seed, least=0)
 
@@ -157,7 +156,7 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         if self.data is not None:
             _check_path("data", self.data)
-        check_pattern("metric", self.metric, _NAME, rule=f"the name of a metric, {_NAME_RULE}")
+        check_pattern("metric", self.metric, NAME, rule=f"the name of a metric, {NAME_RULE}")
         check_range("every", self.every, least=1)
 
 
@@ -169,7 +168,7 @@ class TransportSettings:
     chunk_bytes: int = 49152
 
     def __post_init__(self) -> None:
-        check_pattern("namespace", self.namespace, _NAME, rule=_NAME_RULE)
+        check_pattern("namespace", self.namespace, NAME, rule=NAME_RULE)
         check_range("chunk_bytes", self.chunk_bytes, least=1024, most=262144)
 
 

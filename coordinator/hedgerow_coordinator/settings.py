@@ -21,6 +21,9 @@ from hedgerow_coordinator.errors import PlanError, SettingError
 
 MAX_SETTINGS_BYTES = 1 << 20
 _Settings = TypeVar("_Settings")
+# What runs, namespaces, clients and metrics are called: safe in a topic and in a file name.
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+NAME_RULE = "1 to 32 of a-z, 0-9, _ and -, beginning with a letter or a digit"
 # Metadata of a field that is no key of the file.
 NOT_A_KEY: Mapping[str, object] = {"key": False}
 _DEPTH_LIMIT = 16
