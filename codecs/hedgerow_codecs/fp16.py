@@ -61,7 +61,8 @@ class Fp16Codec:
         for tensor, (start, end) in enumerate(_spans(mask)):
             if not _TOP_EXPONENT - 128 <= shifts[tensor] <= _MAX_SHIFT:
                 raise PayloadError(f"scale 2**{shifts[tensor]} is out of range", offset=2 * tensor)
-            with np.errstate(over="ignore"):  # a scale may lie; what overflows is refused just below
+            # A scale or a half may lie; what is not finite is refused just below.
+            with np.errstate(over="ignore", invalid="ignore"):
                 values[start:end] = np.ldexp(halves[start:end].astype(np.float64), -shifts[tensor])
         check_decoded(values, mask=mask)
         return DecodedUpdate(mask=mask, dense=values)

@@ -64,7 +64,8 @@ def seeded_parameters(layout: Layout, *, seed: int) -> NDArray[np.float32]:
 def encode_seeded(layout: Layout, *, seed: int) -> bytes:
     """Encode a seed as a keyframe: 81 bytes for a whole first model."""
     mask = Mask.dense(layout)
-    payload = seed.to_bytes(8, "little") + model_digest(seeded_parameters(layout, seed=seed), mask=mask)
+    digest = model_digest(seeded_parameters(layout, seed=seed), mask=mask)
+    payload = seed.to_bytes(8, "little") + digest
     return seal(payload, kind=FrameKind.SEEDED, codec=0, mask=mask, base=NO_BASE)
 
 

@@ -1,0 +1,131 @@
+"""What single codecs do to small exact numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hedgerow_codecs import (
+    CodecError,
+    ConfigError,
+    DecodedUpdate,
+    Layout,
+    Mask,
+    TensorSpec,
+    codec_from_config,
+)
+from hedgerow_codecs.grid import NUM_STEPS, grid_index, grid_steps
+
+
+def dense(*sizes: int) -> Mask:
+    tensors = tuple(
+        TensorSpec(name=f"t{i}", shape=(size,), kind="linear", prunable=True) for i, size in enumerate(sizes)
+    )
+    return Mask.dense(Layout(tensors=tensors))
+
+
+def sent(config: dict, values: list[float], mask: Mask) -> DecodedUpdate:
+    codec = codec_from_config(config)
+    return codec.decode(codec.encode(np.array(values, np.float32), mask=mask), mask=mask)
+
+
+def test_uniform_gives_each_tensor_its_own_step() -> None:
+    decoded = sent({"codec_id": "uniform", "bits": 3}, [3.0, 1.4, -3.0, 0.03, 0.016], dense(3, 2))
+    assert decoded.steps.tolist() == [1.0, 6 * 2.0**-9]
+    assert decoded.codes.tolist() == [3, 1, -3, 3, 1]
+
+
+def test_one_bit_sends_signs_of_the_mean_magnitude() -> None:
+    decoded = sent({"codec_id": "uniform", "bits": 1}, [3.0, -1.0, 0.0, -4.0], dense(4))
+    assert decoded.values().tolist() == [2.0, -2.0, 0.0, -2.0]
+
+
+def test_topk_sends_the_largest_and_of_equals_the_first() -> None:
+    decoded = sent({"codec_id": "topk", "fraction": 0.5, "bits": 8}, [1, -2, 1, 1, 0, 0], dense(6))
+    assert decoded.positions.tolist() == [0, 1, 2]
+    decoded = sent({"codec_id": "topk", "fraction": 1.0, "bits": 8}, [1, -2, 1, 1, 0, 0], dense(6))
+    assert decoded.positions.tolist() == [0, 1, 2, 3]
+
+
+def test_topk_with_one_bit_is_sparse_ternary() -> None:
+    decoded = sent({"codec_id": "topk", "fraction": 0.5, "bits": 1}, [1, -3, 0.5, 0], dense(4))
+    assert decoded.values().tolist() == [2, -2, 0, 0]
+
+
+def test_deadzone_has_one_step_for_all_tensors() -> None:
+    values = [8.0, -8.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]  # of root mean square 4
+    decoded = sent({"codec_id": "deadzone", "step": 1.0, "deadzone": 0.6}, values, dense(3, 5))
+    assert decoded.values().tolist() == values
+    assert len(set(decoded.steps.tolist())) == 1
+
+
+def test_deadzone_is_as_wide_as_told() -> None:
+    values = [0.59, 0.61, 1.59, 1.61, -0.61, 3.0]
+    step = 1 / float(np.sqrt(np.mean(np.square(np.array(values, np.float32), dtype=np.float64))))
+    decoded = sent({"codec_id": "deadzone", "step": step, "deadzone": 0.6}, values, dense(6))
+    assert decoded.positions.tolist() == [1, 2, 3, 4, 5]
+
+
+def test_fp16_keeps_the_bits_of_tiny_deltas() -> None:
+    values = np.array([1.0009765625e-6, -3e-7], np.float32)  # subnormal as plain half precision
+    found = sent({"codec_id": "fp16"}, values.tolist(), dense(2)).values()
+    assert np.all(np.abs(found - values) <= np.abs(values) * 2.0**-11)
+
+
+def test_grid_steps_are_ordered_and_found_again() -> None:
+    steps = grid_steps(np.arange(NUM_STEPS))
+    assert np.all(np.diff(steps) > 0)
+    assert steps[0] == 2.0**-147
+    for index in (0, 1, 500, 501, 502, 503, NUM_STEPS - 1):
+        assert grid_index(float(steps[index])) == index
+        assert grid_index(float(steps[index]), at_least=True) == index
+        above = float(np.nextafter(steps[index], np.inf))
+        assert grid_index(above) == index
+        assert grid_index(above, at_least=True) == min(index + 1, NUM_STEPS - 1)
+    assert grid_index(0.0) == 0
+    assert grid_index(1e300) == NUM_STEPS - 1
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "nearest"),
+    [
+        ({}, "codec_id", None),
+        ({"codec_id": 4}, "codec_id", None),
+        ({"codec_id": "dead_zone"}, "dead_zone", "deadzone"),
+        ({"codec_id": "gzip"}, "gzip", None),
+        ({"codec_id": "uniform", "bit": 4}, "bit", "bits"),
+        ({"codec_id": "uniform", "bits": 0}, "bits", None),
+        ({"codec_id": "uniform", "bits": 4.0}, "bits", None),
+        ({"codec_id": "uniform", "bits": True}, "bits", None),
+        ({"codec_id": "deadzone", "step": "big"}, "step", None),
+        ({"codec_id": "deadzone", "step": float("nan")}, "step", None),
+        ({"codec_id": "deadzone", "deadzone": 0.4}, "deadzone", None),
+        ({"codec_id": "topk", "fraction": 0}, "fraction", None),
+        ({"codec_id": "float32", "bits": 4}, "bits", None),
+    ],
+)
+def test_a_bad_config_says_which_key(config: dict, key: str, nearest: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        codec_from_config(config)
+    assert (caught.value.key, caught.value.nearest) == (key, nearest)
+    assert key in str(caught.value)
+
+
+def test_a_whole_number_will_do_for_a_float() -> None:
+    assert codec_from_config({"codec_id": "deadzone", "step": 2}) == codec_from_config(
+        {"codec_id": "deadzone", "step": 2.0}
+    )
+
+
+def test_sums_check_what_they_add_to(mask: Mask) -> None:
+    decoded = DecodedUpdate(mask=mask, dense=np.ones(mask.num_live, np.float32))
+    for total, weight in (
+        (np.zeros(77), 1),
+        (np.zeros(78, np.float32), 1),
+        (np.zeros(78), -1),
+        (np.zeros(78), 2**32),
+    ):
+        with pytest.raises(CodecError):
+            decoded.add_to(total, weight=weight)
+    with pytest.raises(CodecError):
+        DecodedUpdate(mask=mask)
