@@ -1,9 +1,9 @@
 """Checkpoints: the server's state after a round, as a safetensors file.
 
 Tensors of the file: `layout` (uint8, the layout's canonical bytes), `mask` (uint8, live bits, least
-significant first), `weights` and `published` (float32: at live positions alone where all others are zero, else at
-all positions), and `optimizer.<name>` for what an optimiser on the server keeps. The metadata has `format`,
-`version` and `notes` (JSON).
+significant first), `weights` and `published` (float32: at live positions alone where all others are zero,
+else at every position), and `optimizer.<name>` for what an optimiser on the server keeps. The metadata has
+`format`, `version` and `notes` (JSON).
 """
 
 import json

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hedgerow_codecs import CodecError, codec_from_config
+from hedgerow_codecs import CodecError, ConfigError, codec_from_config
 from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.pruning.policy import PruningPolicy
 from hedgerow_coordinator.settings import (
@@ -142,7 +142,8 @@ class CodecSettings:
             try:
                 codec_from_config(config)
             except CodecError as error:
-                raise SettingError(str(error), table=f"codec.{name}") from error
+                key = error.key if isinstance(error, ConfigError) else ""
+                raise SettingError(f"is refused: {error}", table=f"codec.{name}", key=key) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

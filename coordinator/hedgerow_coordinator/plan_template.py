@@ -36,6 +36,8 @@ server_learning_rate = 1.0   # 1 = FedAvg
 
 [codec.uplink]               # how updates are coded on the way to the coordinator
 codec_id = "deadzone"        # others: "topk", "uniform", "fp16", "float32" (lossless)
+# step = 2.0                 # in root mean squares of an update; larger sends fewer bytes
+# deadzone = 0.65            # half-width of what becomes zero, in steps
 
 [codec.downlink]             # how the new model is coded on the way to the devices
 codec_id = "deadzone"

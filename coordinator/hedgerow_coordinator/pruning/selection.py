@@ -1,6 +1,7 @@
 """Selection: the largest of some scores, with ties decided by position."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def select(
     ndarray, bool, shape (num_parameters,)
     """
     kept = live.copy()
-    for start, end, count in zip(layout.offsets, layout.offsets[1:], counts, strict=True):
+    for (start, end), count in zip(pairwise(layout.offsets), counts, strict=True):
         candidates = live[start:end]
         if count < np.count_nonzero(candidates):
             kept[start:end][candidates] = largest(scores[start:end][candidates], count)
