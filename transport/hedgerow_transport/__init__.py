@@ -1,8 +1,11 @@
 """Move typed messages and content-addressed blobs between coordinator and devices."""
 
 from hedgerow_transport import bitmap
+from hedgerow_transport.bitmap import count, indices, union
 from hedgerow_transport.blob import BlobAssembler, blob_chunk, blob_digest
 from hedgerow_transport.blob_store import BlobStore
+from hedgerow_transport.broker import Broker, start_broker
+from hedgerow_transport.broker_url import BrokerUrl
 from hedgerow_transport.chunk import CHUNK_HEADER_BYTES, decode_chunk, encode_chunk
 from hedgerow_transport.errors import (
     BlobError,
@@ -49,7 +52,10 @@ from hedgerow_transport.manifest import (
 )
 from hedgerow_transport.memory_hub import MemoryHub, MemoryLink
 from hedgerow_transport.message import MESSAGE_VERSION, Message, decode_message
+from hedgerow_transport.mqtt_link import LinkLimits, MqttLink
 from hedgerow_transport.presence import CoordinatorState, Presence
+from hedgerow_transport.probe import BrokerFacts, probe_broker
+from hedgerow_transport.publication import Publication
 from hedgerow_transport.topics import (
     NAME_PATTERN,
     TOPIC_ROOT,
@@ -82,10 +88,13 @@ __all__ = [
     "BlobError",
     "BlobRef",
     "BlobStore",
+    "Broker",
     "BrokerError",
+    "BrokerFacts",
     "BrokerMissing",
     "BrokerRefused",
     "BrokerUnreachable",
+    "BrokerUrl",
     "BrokerUrlError",
     "Connected",
     "CoordinatorState",
@@ -95,17 +104,20 @@ __all__ = [
     "LinkClosed",
     "LinkError",
     "LinkEvent",
+    "LinkLimits",
     "LinkOverflow",
     "Manifest",
     "MemoryHub",
     "MemoryLink",
     "Message",
     "MessageError",
+    "MqttLink",
     "Need",
     "Offer",
     "PacketTooLarge",
     "ParsedTopic",
     "Presence",
+    "Publication",
     "Received",
     "RoundPlan",
     "Route",
@@ -121,12 +133,17 @@ __all__ = [
     "check_name",
     "chunk_count",
     "cohort_hash",
+    "count",
     "decode_chunk",
     "decode_down",
     "decode_message",
     "encode_chunk",
     "encode_cohort",
+    "indices",
     "matches",
     "parse_topic",
+    "probe_broker",
     "publish_bytes",
+    "start_broker",
+    "union",
 ]
