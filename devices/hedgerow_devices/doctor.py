@@ -41,7 +41,7 @@ def check_architecture(arch: str, *, bits: int) -> Check:
         return Check(
             name="architecture",
             ok=False,
-            detail=f"32-bit systems (kernel: {arch}) are not supported: numpy, onnx and torch have no wheels.",
+            detail=f"32-bit systems (kernel: {arch}) are unsupported: numpy, onnx and torch have no wheels.",
             remedy="Install the 64-bit operating system; every Raspberry Pi from the 3 on can run it.",
         )
     if arch in ("x86_64", "aarch64", "AMD64", "arm64", "ARM64"):

@@ -1,1 +1,47 @@
 """Make, check and run ONNX models."""
+
+from hedgerow_export.artifact import export_model
+from hedgerow_export.description import describe_model
+from hedgerow_export.errors import (
+    ExportError,
+    MetadataError,
+    MetricError,
+    MissingPackageError,
+    ModelError,
+    TemplateError,
+    VerificationError,
+)
+from hedgerow_export.evaluation import Evaluation, evaluate
+from hedgerow_export.filling import fill_template, template_layout, template_parameters
+from hedgerow_export.metrics import METRICS, Metric, accuracy, find_metric
+from hedgerow_export.model_proto import read_model
+from hedgerow_export.runner import InputSpec, Runner
+from hedgerow_export.template import make_template
+from hedgerow_export.verification import Verification, verify_model
+
+__all__ = [
+    "METRICS",
+    "Evaluation",
+    "ExportError",
+    "InputSpec",
+    "MetadataError",
+    "Metric",
+    "MetricError",
+    "MissingPackageError",
+    "ModelError",
+    "Runner",
+    "TemplateError",
+    "Verification",
+    "VerificationError",
+    "accuracy",
+    "describe_model",
+    "evaluate",
+    "export_model",
+    "fill_template",
+    "find_metric",
+    "make_template",
+    "read_model",
+    "template_layout",
+    "template_parameters",
+    "verify_model",
+]

@@ -1,0 +1,137 @@
+"""Modules to export, each exported once for the whole run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hedgerow_codecs import Layout, TensorSpec
+from hedgerow_export import make_template
+
+torch.set_num_threads(1)
+
+
+class SmallCNN(nn.Module):
+    def __init__(self, *, norm: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, bias=not norm)
+        self.norm1 = nn.BatchNorm2d(4) if norm else nn.Identity()
+        self.conv2 = nn.Conv2d(4, 8, 3)
+        self.norm2 = nn.BatchNorm2d(8) if norm else nn.Identity()
+        self.fc1 = nn.Linear(32, 16)
+        self.fc2 = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(F.relu(self.norm1(self.conv1(x))), 2)
+        x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
+        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(y + self.norm2(self.conv2(y)))
+        return self.head(y.mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 8, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps, _ = self.gru(x)
+        return self.head(steps[:, -1])
+
+
+def make_mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def layout_of(module: nn.Module) -> Layout:
+    return Layout(
+        tensors=tuple(
+            TensorSpec(name=name, shape=tuple(tensor.shape), kind="other", prunable=tensor.ndim > 1)
+            for name, tensor in module.state_dict().items()
+            if tensor.is_floating_point()
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A module in evaluation mode, its template, and a few inputs."""
+
+    module: nn.Module
+    layout: Layout
+    inputs: np.ndarray
+    template: bytes
+
+    def flat(self) -> np.ndarray:
+        state = self.module.state_dict()
+        return self.layout.join({spec.name: state[spec.name].numpy() for spec in self.layout.tensors})
+
+    def eager(self, flat: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+        """Return the module's own outputs under other weights, the module left as it was."""
+        own = self.flat()
+        try:
+            self._load(flat)
+            with torch.no_grad():
+                return self.module(torch.from_numpy(inputs)).numpy()
+        finally:
+            self._load(own)
+
+    def _load(self, flat: np.ndarray) -> None:
+        parts = {name: torch.from_numpy(part.copy()) for name, part in self.layout.split(flat).items()}
+        self.module.load_state_dict(parts, strict=False)
+
+
+BUILDERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "cnn": (SmallCNN, (1, 14, 14)),
+    "cnn with norm": (lambda: SmallCNN(norm=True), (1, 14, 14)),
+    "mlp": (make_mlp, (6,)),
+    "mlp over steps": (make_mlp, (5, 6)),
+    "residual": (Residual, (1, 8, 8)),
+    "gru": (Recurrent, (6, 3)),
+}
+_made: dict[str, Exported] = {}
+
+
+def _build(name: str) -> Exported:
+    if name not in _made:
+        torch.manual_seed(7)
+        builder, shape = BUILDERS[name]
+        module = builder().eval()
+        inputs = np.random.default_rng(7).standard_normal((6, *shape)).astype(np.float32)
+        layout = layout_of(module)
+        template = make_template(module, inputs, layout=layout)
+        _made[name] = Exported(module=module, layout=layout, inputs=inputs, template=template)
+    return _made[name]
+
+
+@pytest.fixture(scope="session", params=list(BUILDERS))
+def exported(request: pytest.FixtureRequest) -> Exported:
+    return _build(request.param)
+
+
+@pytest.fixture(scope="session")
+def mlp() -> Exported:
+    return _build("mlp")
+
+
+@pytest.fixture(scope="session")
+def residual() -> Exported:
+    return _build("residual")
