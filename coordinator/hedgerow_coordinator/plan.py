@@ -142,7 +142,7 @@ class CodecSettings:
             try:
                 codec_from_config(config)
             except CodecError as error:
-                key = error.key if isinstance(error, ConfigError) else ""
+                key = error.key if isinstance(error, ConfigError) and error.key in config else "codec_id"
                 raise SettingError(f"is refused: {error}", table=f"codec.{name}", key=key) from error
 
 
