@@ -10,15 +10,8 @@ compared with the module under other weights.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import getpass
-import io
-import logging
-import os
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,11 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from hedgerow_codecs import Layout
 from hedgerow_export.errors import TemplateError
-from hedgerow_export.filling import fill_template, find_tensors
-from hedgerow_export.metadata import write_layout
+from hedgerow_export.exporter_failure import explain_crash, explain_failure, first_line
+from hedgerow_export.exporter_noise import quiet
+from hedgerow_export.filling import fill_template
 from hedgerow_export.model_proto import parse_model, serialize_model
 from hedgerow_export.optional import require
 from hedgerow_export.runner import Runner
+from hedgerow_export.tidying import tidy_graph
 from hedgerow_export.verification import check_form
 
 if TYPE_CHECKING:
@@ -38,8 +33,6 @@ if TYPE_CHECKING:
     import torch
 
 OPSET = 20
-# onnxruntime refuses models with a newer IR than it knows; the newest onnx would write one.
-IR_VERSION = 10
 _TOLERANCE = 1e-4
 _EXPORT_ROWS = 3  # torch.export treats batches of 0 and 1 as constants, and 2 is too common a size elsewhere
 
@@ -80,10 +73,10 @@ def make_template(
     state = _layout_tensors(copied, layout)
     real = layout.join({name: tensor.detach().numpy() for name, tensor in state.items()})
     _write(state, layout, _random_weights(layout, seed=1))
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         _check_runs(copied, rows)
         model = _export(copied, rows[:_EXPORT_ROWS])
-        model = _as_template(model, layout)
+        model = tidy_graph(model, layout)
         _add_unused_tensors(model, copied, layout, rows)
         template = serialize_model(model)
         _check_under_other_weights(template, copied, layout, rows)
@@ -102,7 +95,11 @@ def _example_rows(example: torch.Tensor | ArrayLike) -> torch.Tensor:
         raise TemplateError(f"The example input needs at least one row, got shape {tuple(rows.shape)}.")
     if rows.dtype == torch.float64:
         rows = rows.float()
-    return rows[torch.arange(5) % len(rows)].contiguous()
+    rows = rows[torch.arange(5) % len(rows)].contiguous()
+    if rows.is_floating_point():  # all rows must differ, or a constant made of one of them goes unnoticed
+        noise = np.random.default_rng(0).standard_normal(tuple(rows.shape))
+        rows = rows + 0.1 * torch.from_numpy(noise).to(rows.dtype) * (rows.abs() + 0.1)
+    return rows
 
 
 def _copy_module(module: torch.nn.Module) -> torch.nn.Module:
@@ -110,7 +107,7 @@ def _copy_module(module: torch.nn.Module) -> torch.nn.Module:
         copied = copy.deepcopy(module)
     except (RuntimeError, TypeError) as error:  # tensors that are results of a computation cannot be copied
         raise TemplateError(
-            f"The module cannot be copied ({_first_line(error)}); "
+            f"The module cannot be copied ({first_line(error)}); "
             "build it anew and load its state dict before exporting."
         ) from error
     return copied.cpu().eval()
@@ -172,11 +169,7 @@ def _check_runs(module: torch.nn.Module, rows: torch.Tensor) -> None:
     except TemplateError:
         raise
     except Exception as error:  # the user's module may raise anything
-        name = _failing_module(_chain(error), module)
-        where = f"Submodule {name!r}" if name else "The module"
-        raise TemplateError(
-            f"{where} fails on an input of shape {tuple(rows.shape)}: {_first_line(error)}", module=name
-        ) from error
+        raise explain_crash(error, dict(module.named_modules()), shape=tuple(rows.shape)) from error
     if output.ndim == 0 or len(output) != len(rows):
         raise TemplateError(
             f"The module's output has shape {tuple(output.shape)} for a batch of {len(rows)}; "
@@ -203,77 +196,10 @@ def _export(module: torch.nn.Module, rows: torch.Tensor) -> onnx.ModelProto:
         )
     # The exporter runs the user's module, which may raise anything.
     except Exception as error:
-        raise _explain(error, module) from error
+        raise explain_failure(error, dict(module.named_modules())) from error
     if program is None:
         raise TemplateError("torch's exporter returned nothing.")
     return program.model_proto
-
-
-def _as_template(model: onnx.ModelProto, layout: Layout) -> onnx.ModelProto:
-    """Tidy the exporter's graph: first output only, constants folded, nothing but what is needed to run."""
-    import onnx
-    from onnxscript import optimizer
-
-    graph = model.graph
-    held = {tensor.name: tensor for tensor in graph.initializer}
-    specs = [spec for spec in layout.tensors if spec.name in held]
-    own = [held[spec.name] for spec in specs]
-    find_tensors(model, Layout(tensors=tuple(specs)))
-    others = [tensor for tensor in graph.initializer if tensor.name not in {spec.name for spec in specs}]
-    _keep_first(graph.initializer, others)
-    _keep_first(graph.output, [graph.output[0]])
-    first = graph.input[0]
-    # A value that the optimiser does not know is one that it can neither fold nor merge.
-    weights = [onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in own]
-    _keep_first(graph.input, [first, *weights])
-    del graph.value_info[:]  # the exporter's shapes are stale after every change
-    model = optimizer.optimize(model)
-    _keep_first(model.graph.input, [value for value in model.graph.input if value.name == first.name])
-    _keep_first(model.graph.initializer, [*own, *model.graph.initializer])
-    del model.graph.value_info[:]
-    model.ir_version = IR_VERSION
-    _strip(model)
-    write_layout(model, layout)
-    _check_batch(model)
-    return model
-
-
-def _keep_first(field: Any, entries: Sequence[Any]) -> None:
-    """Replace the entries of a repeated protobuf field."""
-    copies = [copy.deepcopy(entry) for entry in entries]
-    del field[:]
-    field.extend(copies)
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Take out names, paths and source lines of the machine that exported."""
-    del model.metadata_props[:]
-    model.producer_name, model.producer_version, model.domain, model.doc_string = "hedgerow", "", "", ""
-    model.graph.name, model.graph.doc_string = "hedgerow", ""
-    del model.graph.metadata_props[:]
-    for tensor in model.graph.initializer:
-        tensor.doc_string = ""
-        del tensor.metadata_props[:]
-    for value in (*model.graph.input, *model.graph.output):
-        value.doc_string = ""
-        del value.metadata_props[:]
-    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for function in model.functions:
-        function.doc_string = ""
-        del function.metadata_props[:]
-
-
-def _check_batch(model: onnx.ModelProto) -> None:
-    for value in (model.graph.input[0], model.graph.output[0]):
-        shape = value.type.tensor_type.shape
-        if not shape.dim or shape.dim[0].HasField("dim_value"):
-            size = shape.dim[0].dim_value if shape.dim else "no dimension"
-            raise TemplateError(
-                f"The module works with one batch size only: the {value.name}'s first dimension has become "
-                f"{size}. Reshape with x.shape[0] or -1 for the batch, and keep the batch first."
-            )
 
 
 def _add_unused_tensors(
@@ -310,7 +236,9 @@ def _check_under_other_weights(
     for count in (1, len(rows)):
         wanted = _first_output(module(rows[:count])).numpy()
         got = runner(rows[:count].numpy())
-        allowed = _TOLERANCE * max(1.0, float(np.abs(wanted).max(initial=0.0)))
+        largest = float(np.abs(wanted).max(initial=0.0))
+        # The second bound is for outputs that are all small, as those of a softmax over many classes.
+        allowed = min(_TOLERANCE * max(1.0, largest), 10 * _TOLERANCE * largest + 1e-6)
         if got.shape != wanted.shape:
             raise TemplateError(
                 f"The exported model's output has shape {got.shape}, the module's has {wanted.shape}."
@@ -338,93 +266,5 @@ def _first_output(output: Any) -> torch.Tensor:
     return output.detach()
 
 
-def _explain(error: Exception, module: torch.nn.Module) -> TemplateError:
-    """Make a sentence of the exporter's pages: which operator, in which submodule, and why."""
-    chain = _chain(error)
-    text = "\n".join(str(link) for link in chain)
-    name = _failing_module(chain, module)
-    where = f"submodule {name!r} ({type(module.get_submodule(name)).__name__})" if name else "the module"
-    operator = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", text)
-    if operator:
-        return TemplateError(
-            f"Operator {operator[1]} in {where} has no counterpart in ONNX; compute it another way.",
-            module=name,
-        )
-    if "data-dependent" in text or "DataDependent" in text:
-        return TemplateError(
-            f"The code of {where} takes a branch or a size that depends on the values of its inputs, which a "
-            "graph cannot do; use torch.where, or a fixed size.",
-            module=name,
-        )
-    return TemplateError(f"torch's exporter failed in {where}: {_first_line(chain[-1])}", module=name)
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    chain = [error]
-    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
-        chain.append(inner)
-    return chain
-
-
-def _failing_module(chain: Sequence[BaseException], module: torch.nn.Module) -> str | None:
-    """Return the name of the innermost submodule whose code was running when the errors arose."""
-    names = {id(part): name for name, part in module.named_modules() if name}
-    found: str | None = None
-    for error in reversed(chain):
-        trace = error.__traceback__
-        while trace is not None:
-            values = trace.tb_frame.f_locals
-            found = names.get(id(values.get("self")), found)
-            meta = getattr(values.get("node"), "meta", None)  # translating a node of the traced graph
-            stack = meta.get("nn_module_stack") if isinstance(meta, Mapping) else None
-            if stack:
-                path = str(next(reversed(stack.values()))[0]).removeprefix("L['self'].")
-                found = path if path in names.values() else found
-            trace = trace.tb_next
-        if found is not None:
-            return found
-    return None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress, warnings and log lines from the user, and its cache from failing.
-
-    torch names a cache folder after the user and raises where the user id has no name (in many containers).
-    """
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            _named_user(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-@contextlib.contextmanager
-def _named_user() -> Iterator[None]:
-    try:
-        getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        os.environ["USER"] = "hedgerow"
-        try:
-            yield
-        finally:
-            os.environ.pop("USER", None)
-    else:
-        yield
-
-
 def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

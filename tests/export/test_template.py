@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import hedgerow_export.exporter_noise
 import hedgerow_export.template
 from hedgerow_codecs import Layout, TensorSpec
 from hedgerow_export import (
@@ -106,6 +107,15 @@ def test_no_path_or_source_line_is_left(exported):
     assert not [text for text in strings if b"/" in text and b".py" in text]
     assert b"torch" not in exported.template
     assert b"conftest" not in exported.template
+
+
+@pytest.mark.parametrize("exported", ["cnn", "cnn with norm"], indirect=True)
+def test_flattening_is_one_reshape_to_known_sizes(exported):
+    model = onnx.load_model_from_string(exported.template)
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    (reshape,) = (node for node in model.graph.node if node.op_type == "Reshape")
+    assert values[reshape.input[1]].tolist() == [-1, 32]
+    assert not {"Shape", "Concat"} & {node.op_type for node in model.graph.node}
 
 
 def test_batch_norm_stays_unfused(residual):
@@ -235,7 +245,7 @@ def test_layout_of_another_module_is_refused(words):
 
 def test_integer_tensor_in_the_layout_is_refused():
     module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    with pytest.raises(TemplateError, match="'1.num_batches_tracked' is int64"):
+    with pytest.raises(TemplateError, match=r"'1\.num_batches_tracked' is int64"):
         make_template(module, torch.randn(2, 3), layout=layout_for(module))
 
 
@@ -260,7 +270,7 @@ def exporters_graph(mlp):
     module = copy.deepcopy(mlp.module)
     weights = hedgerow_export.template._random_weights(mlp.layout, seed=1)
     hedgerow_export.template._write(module.state_dict(), mlp.layout, weights)
-    with hedgerow_export.template._quiet():
+    with hedgerow_export.exporter_noise.quiet():
         return hedgerow_export.template._export(module, torch.from_numpy(mlp.inputs[:3]))
 
 
@@ -326,7 +336,7 @@ def test_user_without_a_name_is_lent_one_for_a_while(monkeypatch):
 
     monkeypatch.delenv("USER", raising=False)
     monkeypatch.setattr(getpass, "getuser", nobody)
-    with hedgerow_export.template._quiet():
+    with hedgerow_export.exporter_noise.quiet():
         assert os.environ["USER"] == "hedgerow"
     assert "USER" not in os.environ
 
