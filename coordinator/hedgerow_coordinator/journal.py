@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hedgerow_coordinator.errors import StoreDamaged, StoreError, StoreMismatch
 from hedgerow_coordinator.records import ClientSummary, EventRecord, RoundRecord, UpdateRecord
 
@@ -133,7 +135,7 @@ class Journal:
     def add_round(self, record: RoundRecord, *, checkpoint: tuple[str, bytes] | None = None) -> None:
         """Add an attempt at a round, and file name and digest of the checkpoint that it made."""
         with self._transaction() as connection:
-            values = tuple(getattr(record, name) for name in _ROUND_COLUMNS)
+            values = tuple(_plain(getattr(record, name)) for name in _ROUND_COLUMNS)
             connection.execute(_insert("rounds", _ROUND_COLUMNS), values)
             if checkpoint is not None:
                 connection.execute("INSERT INTO checkpoints VALUES (?, ?, ?)", (record.round, *checkpoint))
@@ -159,8 +161,9 @@ class Journal:
 
     def add_update(self, record: UpdateRecord) -> None:
         """Add a client's answer to a round."""
-        values = {name: getattr(record, name) for name in _UPDATE_COLUMNS}
-        values["metrics"] = json.dumps(dict(record.metrics), sort_keys=True)
+        values = {name: _plain(getattr(record, name)) for name in _UPDATE_COLUMNS}
+        metrics = {name: _plain(value) for name, value in record.metrics.items()}
+        values["metrics"] = json.dumps(metrics, sort_keys=True)
         with self._transaction() as connection:
             connection.execute(_insert("updates", _UPDATE_COLUMNS), tuple(values.values()))
 
@@ -253,6 +256,11 @@ class Journal:
                 raise
 
 
+def _plain(value: Any) -> Any:
+    # An accuracy computed by numpy is a numpy scalar, which neither SQLite nor JSON takes.
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _insert(table: str, columns: tuple[str, ...]) -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
@@ -261,6 +269,9 @@ def _insert(table: str, columns: tuple[str, ...]) -> str:
 def _sentences(path: Path) -> Iterator[None]:
     try:
         yield
+    except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+        # A mistake of this program says nothing about the file.
+        raise
     except sqlite3.OperationalError as error:
         raise StoreError(f"cannot use {path}: {error}; the run is as it was before", path=path) from error
     except sqlite3.IntegrityError as error:

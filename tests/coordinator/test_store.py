@@ -99,6 +99,14 @@ def test_committed_rounds_come_back(run: Path) -> None:
     np.testing.assert_array_equal(kept.published, state(1).published)
 
 
+def test_numpy_scalars_are_taken(store: RunStore) -> None:
+    measured = row(1, accuracy=np.float32(0.5), updates=np.int64(3), uplink_bytes=np.int64(2**40))
+    store.save_update(answer(1, "pi-1", b"x", loss=np.float32(0.25), metrics={"a": np.float32(2)}), b"x")
+    store.commit_round(measured, state(1))
+    assert store.rounds() == [row(1, accuracy=0.5, updates=3, uplink_bytes=2**40)]
+    assert [(kept.loss, dict(kept.metrics)) for kept in store.update_records()] == [(0.25, {"a": 2.0})]
+
+
 def test_three_checkpoints_are_kept(store: RunStore) -> None:
     for number in range(5):
         store.commit_round(row(number), state(number))
@@ -320,6 +328,23 @@ def test_journals_of_others_are_refused(run: Path) -> None:
     sqlite3.connect(run / "journal.sqlite").execute("CREATE TABLE a (b)").connection.close()
     with pytest.raises(StoreDamaged, match="is not a journal of Hedgerow"):
         RunStore.open(run)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    path = tmp_path / "file"
+    durable_file.write_durably(path, b"old")
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(durable_file.os, name, broken)
+            with pytest.raises(OSError, match="broken"):
+                durable_file.write_durably(path, b"new and longer")
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+    durable_file.write_durably(path, b"new")
+    assert path.read_bytes() == b"new"
 
 
 def test_a_full_disk_leaves_the_run_as_it_was(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
