@@ -11,8 +11,8 @@ from pathlib import Path
 from hedgerow_devices.check import Check
 from hedgerow_devices.matrix_trial import judge_trial, run_trial
 from hedgerow_devices.memory import read_memory
-from hedgerow_devices.profile import Profile, usable_cores
-from hedgerow_devices.readings import free_mib
+from hedgerow_devices.profile import Profile
+from hedgerow_devices.readings import existing_folder, free_mib
 from hedgerow_devices.torch_build import TorchFacts, installed_torch, torch_verdict
 
 OLDEST_PYTHON = (3, 11)
@@ -103,12 +103,12 @@ def check_memory(available_mib: int | None) -> Check:
 
 def check_disk(directory: Path) -> Check:
     """Check that the state folder can be written and has room."""
-    nearest = next((at for at in (directory, *directory.absolute().parents) if at.exists()), directory)
-    if not os.access(nearest, os.W_OK):
+    nearest = existing_folder(directory)
+    if nearest is None or not os.access(nearest, os.W_OK):
         return Check(
             name="disk",
             ok=False,
-            detail=f"{nearest} cannot be written.",
+            detail=f"{nearest or directory} cannot be written.",
             remedy="Choose another folder for the state, or change its owner.",
         )
     free = free_mib(nearest)
@@ -149,9 +149,9 @@ def check_clock(now_s: float, *, root: Path = Path("/")) -> Check:
             remedy="Connect the device to a time server (timedatectl set-ntp true) or set the clock.",
         )
     service = root / "run/systemd/timesync"
-    if (service / "synchronized").exists():
+    if os.path.exists(service / "synchronized"):
         return Check(name="clock", ok=True, detail=f"{date}, synchronised.")
-    if service.exists():
+    if os.path.exists(service):
         return Check(
             name="clock",
             ok=None,
@@ -210,8 +210,8 @@ def run_checks(
         check_torch_trial(timeout_s=trial_timeout_s),
         check_package("onnxruntime", remedy=gateway, needed_for="to evaluate and to run exported models"),
         check_package("onnx", remedy=gateway, needed_for="to fill and to check exported models"),
-        check_threads(usable_cores(), environ=environ),
+        check_threads(profile.cores, environ=environ),
         check_memory(read_memory(root).available_mib),
-        check_disk(directory or Path.cwd()),
+        check_disk(directory or Path()),
         check_clock(time.time() if now_s is None else now_s, root=root),
     )

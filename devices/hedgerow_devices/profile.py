@@ -48,7 +48,7 @@ class Profile:
             machine=_machine(root)[:_MAX_TEXT],
             arch=platform.machine(),
             bits=struct.calcsize("P") * 8,
-            cores=usable_cores(),
+            cores=usable_cores(root),
             ram_mib=read_memory(root).total_mib,
             os=_system(root)[:_MAX_TEXT],
             python=platform.python_version(),
@@ -59,11 +59,14 @@ class Profile:
         return dataclasses.asdict(self)
 
 
-def usable_cores() -> int:
-    """Return how many processors this process may run on (affinity counts), at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return how many processors this process may use, at least 1: affinity and a container's quota count."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # "150000 100000": microseconds of processor time in every so many microseconds; "max" is no limit.
+    words = (read_text(root / "sys/fs/cgroup/cpu.max") or "").split()
+    if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[1]) > 0:
+        cores = min(cores, -(-int(words[0]) // int(words[1])))
+    return max(1, cores)
 
 
 def _machine(root: Path) -> str:

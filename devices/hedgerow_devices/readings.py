@@ -1,5 +1,6 @@
 """How a device feels right now."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,25 +66,34 @@ class Readings:
         """
         battery = read_battery(root)
         return cls(
-            cores=usable_cores(),
+            cores=usable_cores(root),
             temperature_c=read_temperature_c(root),
             throttled=read_throttle_word(root, firmware=firmware),
             available_mib=read_memory(root).available_mib,
             load=_load(root),
             battery=None if battery is None else battery[0],
             discharging=battery is not None and battery[1],
-            disk_free_mib=free_mib(directory or Path.cwd()),
+            disk_free_mib=free_mib(directory or Path()),
         )
 
 
 def free_mib(directory: Path) -> int | None:
     """Return the free space in MiB at a folder or at its nearest existing parent; None when unknown."""
-    for folder in (directory, *directory.absolute().parents):
-        try:
-            return shutil.disk_usage(folder).free // MIB
-        except OSError:
-            continue
-    return None
+    folder = existing_folder(directory)
+    try:
+        return None if folder is None else shutil.disk_usage(folder).free // MIB
+    except OSError:
+        return None
+
+
+def existing_folder(path: Path) -> Path | None:
+    """Return a folder or its nearest parent that exists; None when not even the current folder does."""
+    try:
+        whole = path.absolute()
+    except OSError:  # the current folder was deleted
+        return None
+    # os.path.exists is False where Path.exists raises: a parent that may not be entered.
+    return next((folder for folder in (whole, *whole.parents) if os.path.exists(folder)), None)
 
 
 def _load(root: Path) -> float | None:

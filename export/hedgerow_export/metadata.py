@@ -28,17 +28,17 @@ def write_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
     Raises
     ------
     MetadataError
-        A key is not of ``a-z 0-9 _ . -`` (1 to 64), belongs to the package, or a value is no string of at
-        most 4096 characters.
+        A key is not of ``a-z 0-9 _ . -`` (1 to 64), belongs to the package, or a value is no text of at most
+        4096 characters.
     """
     for key, value in entries.items():
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise MetadataError(f"Metadata key {key!r} is not of the form [a-z0-9_.-]{{1,64}}.", key=str(key))
         if PREFIX + key in _OWN_KEYS:
             raise MetadataError(f"Metadata key {key!r} is reserved.", key=key)
-        if not isinstance(value, str) or len(value) > _MAX_VALUE:
+        if not isinstance(value, str) or len(value) > _MAX_VALUE or not _is_utf8(value):
             raise MetadataError(
-                f"Metadata {key!r} must be a string of at most {_MAX_VALUE} characters, got {value!r:.60}.",
+                f"Metadata {key!r} must be UTF-8 text of at most {_MAX_VALUE} characters, got {value!r:.60}.",
                 key=key,
             )
     kept = {entry.key: entry.value for entry in model.metadata_props if entry.key == LAYOUT_KEY}
@@ -81,3 +81,11 @@ def read_layout(model: onnx.ModelProto) -> Layout | None:
         return Layout.from_bytes(base64.b64decode(texts[0], validate=True))
     except (LayoutError, binascii.Error, ValueError) as error:
         raise ModelError(f"The layout in the model cannot be read: {error}.") from error
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, as file names of unknown encoding have
+        return False
+    return True

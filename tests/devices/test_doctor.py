@@ -8,6 +8,7 @@ import pytest
 import hedgerow_devices.doctor
 from hedgerow_devices import (
     Check,
+    Readings,
     TrialOutcome,
     check_architecture,
     check_clock,
@@ -79,6 +80,15 @@ def test_unwritable_disk_fails(monkeypatch, tmp_path):
     check = check_disk(tmp_path)
     assert check.ok is False
     assert str(tmp_path) in check.detail
+
+
+def test_deleted_current_folder_fails_without_raising(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert check_disk(Path()).ok is False
+    assert Readings.take().disk_free_mib is None
 
 
 def test_clock_of_the_past_fails(tmp_path):

@@ -162,6 +162,16 @@ def test_profile_of_a_raspberry_pi(fake_root):
     assert profile.cores >= 1
 
 
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 8), ("", 8), ("1 0", 8)]
+)
+def test_a_containers_quota_bounds_the_cores(fake_root, monkeypatch, quota, cores):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    root = fake_root({"sys/fs/cgroup/cpu.max": quota})
+    assert Profile.read(root).cores == cores
+    assert Readings.take(root).cores == cores
+
+
 def test_machine_falls_back_to_the_cpuinfo(fake_root):
     assert Profile.read(fake_root({"proc/cpuinfo": PI4_CPU})).machine == "Raspberry Pi 4 Model B Rev 1.4"
 

@@ -264,6 +264,7 @@ def test_metadata_is_replaced_not_piled_up(mlp):
         ({"a" * 65: "x"}, "a" * 65),
         ({"round": 3}, "round"),
         ({"note": "x" * 4097}, "note"),
+        ({"note": "\udc80"}, "note"),
     ],
 )
 def test_bad_metadata_is_refused_by_key(mlp, entry, key):
