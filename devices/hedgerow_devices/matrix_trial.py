@@ -104,11 +104,15 @@ def _judge(outcome: TrialOutcome) -> tuple[bool | None, str, str]:
 def _judge_signal(number: int) -> tuple[bool | None, str, str]:
     name = signal_name(number)
     if name == "SIGILL":
-        return False, "torch dies here of an illegal instruction (SIGILL) in a matrix product.", _CRASH_REMEDY
+        return (
+            False,
+            "torch dies of an illegal instruction (SIGILL) as it loads or multiplies.",
+            _CRASH_REMEDY,
+        )
     if name == "SIGKILL":
         return (
             False,
             "the system killed torch while it was loading (SIGKILL), most likely for want of memory.",
             "Free memory or add swap; loading torch alone takes about 220 MiB.",
         )
-    return False, f"torch dies here with {name} in a matrix product.", _CRASH_REMEDY
+    return False, f"torch dies with {name} as it loads or multiplies.", _CRASH_REMEDY
