@@ -1,4 +1,4 @@
-"""Start a broker on this machine, for a demo and a first try: loopback only, a child that ends with its parent."""
+"""Start a broker here, for a demo and a first try: loopback only, a child that ends with its parent."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ START_TIMEOUT_S = 10.0
 # The largest chunk, with room for its topic and headers.
 MAX_BROKER_PACKET_BYTES = MAX_CHUNK_BYTES + (64 << 10)
 _INSTALL = "install Mosquitto (apt-get install mosquitto), or amqtt (pip install amqtt)"
+_SYSTEM_PROGRAMS = "/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
 _FREE_PORT_ATTEMPTS = 5
 
 
@@ -75,8 +76,8 @@ def start_broker(
 ) -> Broker:
     """Start a broker on loopback and wait until it answers.
 
-    Call it from a thread that lives as long as the broker shall: the kernel ends the child with the *thread* that
-    started it (prctl(2), PR_SET_PDEATHSIG).
+    Call it from a thread that lives as long as the broker shall: the kernel ends the child with the *thread*
+    that started it (prctl(2), PR_SET_PDEATHSIG).
 
     Parameters
     ----------
@@ -114,9 +115,7 @@ def start_broker(
 
 def find_mosquitto() -> str | None:
     """Return the path of the Mosquitto program, or None; Debian keeps it out of a user's PATH."""
-    return shutil.which("mosquitto") or shutil.which(
-        "mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
-    )
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path=_SYSTEM_PROGRAMS)
 
 
 def _choose(prefer: str | None) -> str:
@@ -161,9 +160,9 @@ def _spawn_mosquitto(directory: Path, *, port: int, output: IO[bytes]) -> subpro
     user = _unprivileged_user()
     if user is None:
         return _spawn([program, "-c", str(config)], output=output)
-    # Started by root. Were Mosquitto to drop its rights itself, the kernel would forget that it shall die with its
-    # parent; so they are dropped before. The files of root's directory may be closed to the new user, hence
-    # the configuration comes through a descriptor, and the log through stderr.
+    # Started by root. Were Mosquitto to drop its rights itself, the kernel would forget that it shall die
+    # with its parent; so they are dropped before. The files of root's directory may be closed to the new
+    # user, hence the configuration comes through a descriptor, and the log through stderr.
     handle = os.memfd_create("mosquitto.conf")
     try:
         os.write(handle, config.read_bytes())
@@ -182,7 +181,6 @@ def _mosquitto_config(port: int) -> str:
         "allow_anonymous true\n"
         "persistence false\n"
         f"max_packet_size {MAX_BROKER_PACKET_BYTES}\n"
-        f"message_size_limit {MAX_BROKER_PACKET_BYTES}\n"
         # For each subscriber that is slow to read.
         "max_queued_messages 1000\n"
         "set_tcp_nodelay true\n"
@@ -206,9 +204,8 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
 
 
 def _spawn_embedded(*, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
-    return _spawn(
-        [sys.executable, "-m", "hedgerow_transport.embedded_broker", LOOPBACK, str(port)], output=output
-    )
+    program = [sys.executable, "-m", "hedgerow_transport.embedded_broker"]
+    return _spawn([*program, LOOPBACK, str(port)], output=output)
 
 
 def _spawn(
@@ -242,9 +239,8 @@ def _await_answer(process: subprocess.Popen[bytes], *, name: str, url: str, log:
             return
         reason = facts.reason
         time.sleep(0.02)
-    raise BrokerError(
-        f"the broker ({name}) did not answer within {START_TIMEOUT_S:g} s: {reason}; {_last_lines(log)}"
-    )
+    silence = f"the broker ({name}) did not answer within {START_TIMEOUT_S:g} s"
+    raise BrokerError(f"{silence}: {reason}; {_last_lines(log)}")
 
 
 def _last_lines(log: Path) -> str:

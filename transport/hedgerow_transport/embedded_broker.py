@@ -1,7 +1,7 @@
 """The embedded broker: amqtt in a process of its own, on loopback only.
 
-It needs no installation beyond a Python package. What it lacks: MQTT 5, and retained messages go to everybody at each
-subscription, whatever its filter; for more than a demo, use Mosquitto.
+It needs no more than a Python package. What it lacks: MQTT 5, and retained messages go to everybody at each
+subscription. For more than a demo, use Mosquitto.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ class Lost:
 
     reason: str
     taken_over: bool = False
+    refused: bool = False
 
 
 Happening = Arrived | Acknowledged | Subscribed | Lost
@@ -343,6 +344,8 @@ class MqttConnection:
             return f"nothing listens at {place} (connection refused): is the broker running?"
         if isinstance(error, TimeoutError):
             return f"no answer from {place}: check host, port and firewall"
+        if self._url.tls and isinstance(error, ConnectionError):
+            return f"{place} ended the TLS handshake: use mqtt:// or the broker's TLS port"
         detail = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return f"cannot connect to {place}: {detail}"
 

@@ -42,8 +42,8 @@ MAX_UNACKED = 8
 MAX_ATTEMPTS = 5
 # A connection that held this long was a good one: the next wait starts short again.
 STABLE_S = 10.0
-# MQTT 3.1.1 has no word for "taken over": two clients of one name throw each other out for ever, and all that
-# either sees is a broker that closes good connections soon.
+# MQTT 3.1.1 has no word for "taken over", and Mosquitto 2.0.11 does not use that of MQTT 5. Two clients of
+# one name then throw each other out for ever, and either sees only a broker that closes good connections.
 MAX_SHORT_LIVED = 8
 RECONNECT_TIMEOUT_S = 15.0
 
@@ -319,6 +319,8 @@ class _Run:
                     self._settle(error)
                     return
                 logger.info("%s: %s", self._link.client_id, error)
+                # Not thrown out by another client: the broker itself is in trouble.
+                self._num_short_lived = 0
             else:
                 if not self._serve(connection):
                     return
@@ -357,7 +359,7 @@ class _Run:
             self._end("closed", fatal=False)
             return False
         stable = time.monotonic() - started_at >= STABLE_S
-        return self._after_loss(lost, was_up=session.up, stable=stable, protocol=connection.protocol)
+        return self._after_loss(lost, was_up=session.up, stable=stable)
 
     def _loop(self, session: _Session) -> None:
         farewell_at: float | None = None
@@ -372,9 +374,9 @@ class _Run:
                     if graceful:
                         session.connection.farewell()
                     return
-            self._await(session, longest_s=0.05 if self.stop else 1.0)
             if session.up and self.outcome is None:
                 self._settle(True)
+            self._await(session, longest_s=0.05 if self.stop else 1.0)
 
     def _await(self, session: _Session, *, longest_s: float) -> None:
         connection = session.connection
@@ -391,17 +393,17 @@ class _Run:
         # A hang-up or an error comes unasked, and a read finds out what it is.
         session.service(readable=bool(flags & ~select.POLLOUT), writable=bool(flags & select.POLLOUT))
 
-    def _after_loss(self, lost: Lost, *, was_up: bool, stable: bool, protocol: str) -> bool:
+    def _after_loss(self, lost: Lost, *, was_up: bool, stable: bool) -> bool:
         if self.outcome is None:
-            refused = BrokerRefused if was_up else BrokerUnreachable
-            self._settle(refused(f"{self._link.url.place}: {lost.reason}"))
+            failure = BrokerRefused if lost.refused else BrokerUnreachable
+            self._settle(failure(f"{self._link.url.place}: {lost.reason}"))
             return False
         self._num_failures = 0 if stable else self._num_failures
         self._num_short_lived = 0 if stable else self._num_short_lived + 1
         if lost.taken_over:
             self._end(lost.reason, fatal=True)
             return False
-        if protocol == "3.1.1" and self._num_short_lived >= MAX_SHORT_LIVED:
+        if self._num_short_lived >= MAX_SHORT_LIVED:
             self._end(
                 f"the broker closed {MAX_SHORT_LIVED} connections in a row within seconds: "
                 "probably another client has the same name",
@@ -519,7 +521,8 @@ class _Session:
 
     def _judge(self, event: Subscribed) -> None:
         if event.refusal and not self.up:
-            self.lost = Lost(f"the broker does not let {self._link.client_id} subscribe ({event.refusal})")
+            reason = f"the broker does not let {self._link.client_id} subscribe ({event.refusal})"
+            self.lost = Lost(reason, refused=True)
         elif event.refusal:
             logger.warning("%s: the broker refused a subscription (%s)", self._link.client_id, event.refusal)
         elif not self.up:
