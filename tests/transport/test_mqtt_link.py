@@ -203,7 +203,7 @@ def test_takeover_is_fatal_when_the_broker_says_so(links: Any) -> None:
 def test_two_clients_of_one_name_do_not_fight_for_ever(
     version: str, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hedgerow_transport.mqtt_link.MAX_SHORT_LIVED", 3)
+    monkeypatch.setattr("hedgerow_transport.link_thread.MAX_SHORT_LIVED", 3)
     pair = [MqttLink(broker.url + version, client_id="same", limits=FAST) for _ in range(2)]
     try:
         for link in pair:

@@ -35,6 +35,7 @@ from hedgerow_transport.exchange import (
     decode_down,
 )
 from hedgerow_transport.link import Connected, Disconnected, Link, LinkEvent, Received, Will, matches
+from hedgerow_transport.link_state import LinkLimits
 from hedgerow_transport.manifest import (
     BLOB_KINDS,
     DEFAULT_CHUNK_BYTES,
@@ -52,7 +53,7 @@ from hedgerow_transport.manifest import (
 )
 from hedgerow_transport.memory_hub import MemoryHub, MemoryLink
 from hedgerow_transport.message import MESSAGE_VERSION, Message, decode_message
-from hedgerow_transport.mqtt_link import LinkLimits, MqttLink
+from hedgerow_transport.mqtt_link import MqttLink
 from hedgerow_transport.presence import CoordinatorState, Presence
 from hedgerow_transport.probe import BrokerFacts, probe_broker
 from hedgerow_transport.publication import Publication

@@ -53,8 +53,15 @@ class Will:
 class Link(Protocol):
     """A connection to a broker, as the session and the coordinator see it."""
 
-    events: queue.Queue[LinkEvent]
-    traffic: Traffic
+    @property
+    def events(self) -> queue.Queue[LinkEvent]:
+        """What happened, in order."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """Bytes of PUBLISH packets both ways."""
+        ...
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 0) -> None:
         """Queue a message. While the link is down, QoS 0 is dropped and QoS 1 waits.
