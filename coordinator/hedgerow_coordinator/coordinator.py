@@ -1,0 +1,264 @@
+"""The coordinator's side of a run as a pure state machine: messages and times in, publications out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from hedgerow_codecs import Layout, LayoutError, encode_seeded, seeded_parameters
+from hedgerow_coordinator.broadcast import Broadcast
+from hedgerow_coordinator.checkpoint import ServerState
+from hedgerow_coordinator.errors import SettingError
+from hedgerow_coordinator.federation import Evaluate, Federation, TrafficReader
+from hedgerow_coordinator.phases.close import Close
+from hedgerow_coordinator.phases.gather import Gather
+from hedgerow_coordinator.phases.phase import Phase
+from hedgerow_coordinator.plan import Plan
+from hedgerow_coordinator.pruning import initial_mask, rescaled
+from hedgerow_coordinator.records import RoundRecord
+from hedgerow_coordinator.routes import Routes
+from hedgerow_coordinator.server_model import Steps, keyframe
+from hedgerow_coordinator.store import RunStore
+from hedgerow_transport import (
+    BlobError,
+    CoordinatorState,
+    Decline,
+    MessageError,
+    Need,
+    Offer,
+    Presence,
+    Publication,
+    Sync,
+    TopicError,
+    Topics,
+    decode_message,
+)
+
+# A flood of garbage is counted, not printed line by line.
+MAX_GARBAGE_NOTICES = 20
+
+
+class Coordinator:
+    """Lead a run from its plan to its last round.
+
+    Parameters
+    ----------
+    plan
+        What to do.
+    layout
+        The model's layout, from the template.
+    store
+        The open run directory; a run that has begun goes on where it was committed.
+    first_weights
+        Returns the template's own weights, for ``init = "template"``.
+    evaluate
+        Measures flat weights on the gateway's data; None when there is none.
+    read_traffic
+        Returns the link's byte counters.
+    wall_clock
+        Returns the Unix time, for the journal.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        layout: Layout,
+        store: RunStore,
+        first_weights: Callable[[], object],
+        evaluate: Evaluate | None,
+        read_traffic: TrafficReader,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        plan.pruning.check(layout)
+        topics = Topics(plan.transport.namespace)
+        broadcast = Broadcast(store.blobs, topics=topics, chunk_bytes=plan.transport.chunk_bytes)
+        routes = Routes(broadcast)
+        latest = store.latest()
+        if latest is None:
+            state, steps = _first_state(plan, layout=layout, first_weights=first_weights)
+            routes.add(0, steps)
+            state = ServerState(
+                version=0,
+                mask=state.mask,
+                weights=state.weights,
+                published=state.published,
+                notes=routes.notes(),
+            )
+            now = wall_clock()
+            store.commit_round(RoundRecord(round=0, started=now, ended=now, seconds=0.0), state)
+        else:
+            state = latest[1]
+            routes.recall(state.notes)
+        self.resumed_from = None if latest is None else latest[0]
+        self._session = store.next_session()
+        self._garbage = 0
+        self._federation = Federation(
+            plan=plan,
+            layout=layout,
+            store=store,
+            topics=topics,
+            state=state,
+            broadcast=broadcast,
+            routes=routes,
+            evaluate=evaluate,
+            read_traffic=read_traffic,
+            wall_clock=wall_clock,
+        )
+        failed = sum(r.status == "failed" and r.round == self._federation.round for r in store.rounds())
+        self._federation.attempt = failed + 1
+        self._phase: Phase | None = None
+
+    # -- what the process loop reads ------------------------------------------------------------------
+
+    @property
+    def state(self) -> ServerState:
+        """The newest committed version."""
+        return self._federation.state
+
+    @property
+    def phase(self) -> str:
+        """Name of the phase the run is in."""
+        return "not begun" if self._phase is None else self._phase.name
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended and the last version has been on offer long enough."""
+        return isinstance(self._phase, Close) and self._phase.done
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run failed, or None."""
+        return self._phase.failure if isinstance(self._phase, Close) else None
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `tick` wants to be called, on the caller's clock."""
+        times = [self._federation.broadcast.wake_at]
+        if self._phase is not None:
+            times.append(self._phase.wake_at)
+        return min((t for t in times if t is not None), default=None)
+
+    def presence(self, *, online: bool, message: str = "") -> Publication:
+        """Return the retained word that the coordinator is there, or (as its will) gone."""
+        federation = self._federation
+        state = CoordinatorState(
+            run=federation.store.run_id, session=self._session, online=online, message=message
+        )
+        return Publication(topic=federation.topics.coordinator, payload=state.encode(), retain=True)
+
+    def take_publications(self) -> list[Publication]:
+        """Return what waits to be published, and forget it."""
+        taken, self._federation.outbox = self._federation.outbox, []
+        return taken
+
+    def take_notices(self) -> list[str]:
+        """Return what there is to tell the person at the gateway, and forget it."""
+        taken, self._federation.notices = self._federation.notices, []
+        return taken
+
+    # -- what the process loop calls ------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Begin, or go on after a restart."""
+        federation = self._federation
+        if federation.state.version >= federation.plan.run.rounds:
+            self._go(Close(federation), now)
+        else:
+            self._go(Gather(federation, wanted=federation.plan.cohort.min_clients), now)
+
+    def connected(self) -> None:
+        """Say again who is here: the broker may be a new one."""
+        self._federation.outbox.append(self.presence(online=True))
+
+    def handle(self, topic: str, payload: bytes, *, now: float) -> None:
+        """Take one message. Garbage is counted and named, and has no other effect."""
+        try:
+            self._dispatch(topic, payload, now)
+        except (MessageError, TopicError, BlobError) as error:
+            self._garbage += 1
+            if self._garbage <= MAX_GARBAGE_NOTICES:
+                self._federation.say(f"ignored a message on {topic[:120]}: {error}")
+        self.tick(now)
+
+    def tick(self, now: float) -> None:
+        """Let time pass: answer requests for chunks, and let the phase look at the clock."""
+        federation = self._federation
+        federation.outbox += federation.broadcast.tick(now)
+        if self._phase is not None:
+            following = self._phase.tick(now)
+            if following is not None:
+                self._go(following, now)
+
+    def _go(self, phase: Phase | None, now: float) -> None:
+        while phase is not None:
+            self._phase = phase
+            phase = phase.enter(now)
+
+    def _dispatch(self, topic: str, payload: bytes, now: float) -> None:
+        federation, phase = self._federation, self._phase
+        parsed = federation.topics.parse(topic)
+        if parsed.kind == "need":
+            if not federation.broadcast.need(decode_message(payload, Need), now=now):
+                federation.refused += 1
+            return
+        if parsed.client is None or phase is None:
+            return
+        client = parsed.client
+        if parsed.kind == "presence":
+            self._on_presence(client, payload, now)
+        elif parsed.kind == "sync":
+            self._on_sync(client, decode_message(payload, Sync))
+        elif parsed.kind == "offer":
+            phase.offer(client, decode_message(payload, Offer))
+        elif parsed.kind == "chunk":
+            phase.chunk(client, payload)
+        elif parsed.kind == "decline":
+            phase.decline(client, decode_message(payload, Decline))
+
+    def _on_presence(self, client: str, payload: bytes, now: float) -> None:
+        federation = self._federation
+        if not payload:
+            federation.attendance.forget(client)
+            return
+        message = decode_message(payload, Presence)
+        if message.client != client:
+            raise MessageError(f"{client} speaks as {message.client}")
+        if federation.attendance.note(message, now=now):
+            federation.say(f"{client} is {'here' if message.online else 'gone'}")
+            rest = message.profile.get("received_bytes")
+            if not message.online and isinstance(rest, int) and rest > 0:
+                federation.store.record_traffic(federation.state.version, {("delivered", "farewell"): rest})
+
+    def _on_sync(self, client: str, sync: Sync) -> None:
+        federation = self._federation
+        route = federation.routes.to(federation.state, version=min(sync.version, federation.state.version))
+        topic = federation.topics.down(client)
+        federation.outbox.append(Publication(topic=topic, payload=route.encode()))
+        federation.outbox += federation.broadcast.push(route.steps)
+
+
+def _first_state(
+    plan: Plan, *, layout: Layout, first_weights: Callable[[], object]
+) -> tuple[ServerState, Steps]:
+    """Return version 0 and the frames that bring a client there from nothing."""
+    import numpy as np
+
+    if plan.model.init == "seeded":
+        try:
+            weights = seeded_parameters(layout, seed=plan.run.seed)
+        except LayoutError as error:
+            raise SettingError(
+                f'cannot be "seeded" for this model: {error}; use init = "template"', table="model", key="init"
+            ) from error
+    else:
+        weights = np.asarray(first_weights(), dtype=np.float32)
+    mask = initial_mask(
+        weights, layout=layout, policy=plan.pruning, seed=plan.run.seed, by_score=plan.model.init == "template"
+    )
+    if mask.num_live < layout.num_parameters:
+        weights = rescaled(weights, mask=mask)
+    state = ServerState(version=0, mask=mask, weights=weights, published=weights.copy())
+    if plan.model.init == "seeded" and mask.num_live == layout.num_parameters:
+        return state, (("seed", encode_seeded(layout, seed=plan.run.seed)),)
+    return state, keyframe(state)

@@ -1,0 +1,105 @@
+"""What the phases of a run share: the plan, the model, who is there, and what waits to be published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow_codecs import Layout
+from hedgerow_coordinator.attendance import Attendance
+from hedgerow_coordinator.broadcast import Broadcast
+from hedgerow_coordinator.checkpoint import ServerState
+from hedgerow_coordinator.plan import Plan
+from hedgerow_coordinator.routes import Routes
+from hedgerow_coordinator.server_model import published_digest
+from hedgerow_coordinator.store import RunStore
+from hedgerow_transport import Manifest, Publication, RoundPlan, Topics, encode_cohort
+
+# Flat weights in, (metric value, loss) out; loss is None where the metric has none.
+Evaluate = Callable[[NDArray[np.float32]], tuple[float, float | None]]
+# Bytes of PUBLISH packets by (direction "sent" or "received", topic kind), since the link was made.
+TrafficReader = Callable[[], dict[tuple[str, str], int]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Federation:
+    """Hold one run while it goes on; the phases change it, nobody else does."""
+
+    plan: Plan
+    layout: Layout
+    store: RunStore
+    topics: Topics
+    state: ServerState
+    broadcast: Broadcast
+    routes: Routes
+    evaluate: Evaluate | None
+    read_traffic: TrafficReader
+    wall_clock: Callable[[], float]
+    attendance: Attendance = field(default_factory=Attendance)
+    outbox: list[Publication] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    refused: int = 0
+    attempt: int = 1
+    _counted: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    @property
+    def round(self) -> int:
+        """The round that trains on the current version, from 1."""
+        return self.state.version + 1
+
+    def say(self, sentence: str) -> None:
+        """Tell the person at the gateway."""
+        self.notices.append(sentence)
+
+    def round_plan(self) -> RoundPlan:
+        """Return what the devices are told about training in this round."""
+        training = self.plan.training
+        return RoundPlan(
+            seed=self.plan.run.seed,
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            learning_rate=training.learning_rate_at(min(self.round, self.plan.run.rounds)),
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            proximal_mu=training.proximal_mu,
+            max_seconds=training.max_seconds,
+            codec=dict(self.plan.codec.uplink),
+        )
+
+    def publish_manifest(self, state: str, *, cohort: tuple[str, ...] = (), reason: str = "") -> None:
+        """Say where the run stands, and push the blobs that clients of the version before lack."""
+        plan_ref = self.broadcast.add("plan", self.round_plan().encode())
+        steps, base_version = self.routes.latest(self.state)
+        manifest = Manifest(
+            run=self.store.run_id,
+            state=state,
+            round=self.round,
+            attempt=self.attempt,
+            version=self.state.version,
+            layout=self.layout.digest,
+            mask=self.state.mask.digest,
+            model=published_digest(self.state),
+            plan=plan_ref,
+            steps=steps,
+            base_version=base_version,
+            cohort=encode_cohort(cohort),
+            deadline_s=self.plan.cohort.deadline_s,
+            chunk_bytes=self.plan.transport.chunk_bytes,
+            reason=reason[:80],
+        )
+        self.outbox.append(Publication(topic=self.topics.manifest, payload=manifest.encode(), retain=True))
+        # What was pushed before is on the devices already, and where nobody is there yet nothing is pushed:
+        # whoever lacks a blob asks for it.
+        if self.attendance.online:
+            fresh = [ref for ref in (plan_ref, *steps) if self.broadcast.first_time(ref)]
+            self.outbox += self.broadcast.push(fresh)
+
+    def traffic_since_last(self) -> dict[tuple[str, str], int]:
+        """Return the bytes by direction and kind since the last call."""
+        total = self.read_traffic()
+        fresh = {key: num - self._counted.get(key, 0) for key, num in total.items()}
+        self._counted = dict(total)
+        return {key: num for key, num in fresh.items() if num}

@@ -1,0 +1,108 @@
+"""Make the next version: mean, prune, code the step, measure, write it down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from hedgerow_codecs import codec_from_config
+from hedgerow_coordinator.checkpoint import ServerState
+from hedgerow_coordinator.federation import Federation
+from hedgerow_coordinator.intake import Intake
+from hedgerow_coordinator.phases.absent import NoIntake
+from hedgerow_coordinator.phases.phase import Phase
+from hedgerow_coordinator.pruning import prune
+from hedgerow_coordinator.records import RoundRecord
+from hedgerow_coordinator.server_model import averaged, stepped
+
+
+class Commit(NoIntake):
+    """Turn the updates of a closed round into a committed version; everything happens on entering.
+
+    Parameters
+    ----------
+    federation
+        The run.
+    intake
+        The closed round's updates.
+    attempt
+        The record of the attempt that made them.
+    """
+
+    name = "commit"
+    wake_at = None
+
+    def __init__(self, federation: Federation, *, intake: Intake, attempt: RoundRecord) -> None:
+        super().__init__(federation)
+        self._intake = intake
+        self._attempt = attempt
+
+    def enter(self, now: float) -> Phase | None:  # noqa: ARG002 -- the protocol has it
+        """Commit, then begin the next round or close the run."""
+        federation = self._federation
+        state = self._next_state()
+        final = state.version == federation.plan.run.rounds
+        accuracy, loss = self._measure(state, final=final)
+        traffic = federation.traffic_since_last()
+        record = replace(
+            self._attempt,
+            accuracy=accuracy,
+            loss=loss,
+            uplink_bytes=sum(num for (way, _), num in traffic.items() if way == "received"),
+            broadcast_bytes=sum(num for (way, _), num in traffic.items() if way == "sent"),
+            ended=federation.wall_clock(),
+        )
+        federation.store.record_traffic(record.round, traffic)
+        federation.store.commit_round(record, state)
+        federation.state, federation.attempt = state, 1
+        federation.say(_sentence(record, rounds=federation.plan.run.rounds))
+        return self._following(final=final)
+
+    def tick(self, now: float) -> Phase | None:
+        """Never reached: entering already leaves."""
+        raise AssertionError(f"the commit phase was still there at {now}")
+
+    def _next_state(self) -> ServerState:
+        federation, plan = self._federation, self._federation.plan
+        weights = averaged(
+            federation.state,
+            self._intake.aggregator.mean(),
+            learning_rate=plan.aggregation.server_learning_rate,
+        )
+        mask = federation.state.mask
+        if federation.round < plan.run.rounds:
+            mask = prune(weights, mask=mask, policy=plan.pruning, round=federation.round + 1)
+        codec = codec_from_config(plan.codec.downlink)
+        state, steps = stepped(federation.state, weights, mask=mask, codec=codec)
+        federation.routes.add(state.version, steps)
+        return replace(state, notes=federation.routes.notes())
+
+    def _measure(self, state: ServerState, *, final: bool) -> tuple[float | None, float | None]:
+        federation = self._federation
+        due = final or state.version % federation.plan.evaluate.every == 0
+        if federation.evaluate is None or not due or not np.isfinite(state.weights).all():
+            return None, None
+        return federation.evaluate(state.weights)
+
+    def _following(self, *, final: bool) -> Phase:
+        from hedgerow_coordinator.phases.close import Close
+        from hedgerow_coordinator.phases.collect import Collect
+        from hedgerow_coordinator.phases.gather import Gather
+
+        federation = self._federation
+        if final:
+            return Close(federation)
+        wanted = federation.plan.cohort.quorum_of(federation.plan.cohort.min_clients)
+        if len(federation.attendance.online) >= wanted:
+            return Collect(federation)
+        return Gather(federation, wanted=wanted)
+
+
+def _sentence(record: RoundRecord, *, rounds: int) -> str:
+    measured = "" if record.accuracy is None else f"  metric {record.accuracy:.4f}"
+    return (
+        f"round {record.round:>3}/{rounds}  {record.updates}/{record.cohort} clients  "
+        f"density {record.density:.3f}{measured}  up {record.uplink_bytes:,} B  "
+        f"down {record.broadcast_bytes:,} B  {record.seconds:.1f} s"
+    )

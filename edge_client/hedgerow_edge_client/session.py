@@ -1,0 +1,448 @@
+"""The client's side of a run as a pure state machine: messages and times in, actions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from hedgerow_codecs import (
+    CodecError,
+    ErrorFeedback,
+    FrameKind,
+    Layout,
+    codec_from_config,
+    decode_frame,
+    encode_frame,
+)
+from hedgerow_transport import (
+    Accept,
+    Ack,
+    BlobError,
+    BlobRef,
+    CoordinatorState,
+    Decline,
+    Manifest,
+    MessageError,
+    Offer,
+    Presence,
+    Publication,
+    RoundPlan,
+    Route,
+    Sync,
+    TopicError,
+    Topics,
+    blob_digest,
+    decode_chunk,
+    decode_down,
+    decode_message,
+    publish_bytes,
+)
+from numpy.typing import NDArray
+
+from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
+from hedgerow_edge_client.errors import ReplicaError
+from hedgerow_edge_client.fetch import Fetch
+from hedgerow_edge_client.replica import NOTHING, Replica
+from hedgerow_edge_client.requests import TrainResult
+from hedgerow_edge_client.state import Pending, Snapshot
+from hedgerow_edge_client.upload import Upload
+
+# A sync that stays unanswered is repeated; the coordinator may have been restarting.
+SYNC_PAUSE_S = 3.0
+# After the run's end the last version is worth a short wait, not a long one.
+FAREWELL_S = 5.0
+# A model that never comes out right is a fault of the run, not of the way.
+MAX_WRONG_MODELS = 3
+
+
+class Memory(Protocol):
+    """Where a session keeps what must survive a power cut."""
+
+    def load(self) -> Snapshot | None:
+        """Return what was saved last, or None on a first start."""
+        ...
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Keep `snapshot` in place of the one before, whole or not at all."""
+        ...
+
+
+class ClientSession:
+    """Follow a run: keep the model current, train when invited, bring the update home.
+
+    Parameters
+    ----------
+    client
+        This device's name, ``[a-z0-9][a-z0-9_-]{0,31}``.
+    layout
+        The layout of the task's model; a run with another one is refused.
+    topics
+        The names of the namespace.
+    memory
+        Loads and saves the session's snapshot.
+    session
+        Number of this start of the client; grows by one each time.
+    profile
+        JSON scalars that describe the device, sent with the birth message.
+    jitter
+        Returns a number in [0, 1).
+    once
+        Leave when the run is over, instead of waiting for the next one.
+    """
+
+    def __init__(
+        self,
+        client: str,
+        *,
+        layout: Layout,
+        topics: Topics,
+        memory: Memory,
+        session: int,
+        profile: dict[str, str | int | float | bool],
+        jitter: Callable[[], float],
+        once: bool = False,
+    ) -> None:
+        self.client = client
+        self.received_bytes = 0
+        self._layout = layout
+        self._topics = topics
+        self._memory = memory
+        self._session = session
+        self._profile = profile
+        self._jitter = jitter
+        self._once = once
+
+        self._run = ""
+        self._replica = Replica.empty(layout)
+        self._feedback = ErrorFeedback.zero(layout)
+        self._pending: Pending | None = None
+        snapshot = memory.load()
+        if snapshot is not None and snapshot.layout == layout.digest:
+            self._restore(snapshot)
+
+        self._manifest: Manifest | None = None
+        self._steps: tuple[BlobRef, ...] | None = None
+        self._plan: tuple[bytes, RoundPlan] | None = None
+        self._fetch: Fetch | None = None
+        self._upload: Upload | None = None
+        self._training_round = 0
+        self._done_round = 0
+        self._sync_at: float | None = None
+        self._leave_at: float | None = None
+        self._wrong_models = 0
+
+    # -- what the agent calls -------------------------------------------------------------------------
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `tick` wants to be called next, on the caller's clock; None when only a message can help."""
+        times = [self._sync_at, self._leave_at]
+        if self._fetch is not None:
+            times.append(self._fetch.wake_at)
+        if self._upload is not None:
+            times.append(self._upload.wake_at)
+        return min((t for t in times if t is not None), default=None)
+
+    def presence(self, *, online: bool) -> Publication:
+        """Return the birth message, or the one that serves as last will."""
+        message = Presence(
+            client=self.client, session=self._session, online=online, profile=self._profile if online else {}
+        )
+        return Publication(topic=self._topics.presence(self.client), payload=message.encode(), retain=True)
+
+    def connected(self, now: float) -> list[Action]:
+        """Say who is here; take up again what the lost connection interrupted."""
+        if self._upload is not None:
+            self._upload.restart()
+        if self._fetch is not None:
+            self._fetch.start(now)
+        return [self.presence(online=True)]
+
+    def handle(self, topic: str, payload: bytes, *, now: float) -> list[Action]:
+        """Take one message; garbage is answered with a warning and has no other effect."""
+        self.received_bytes += publish_bytes(topic, payload, qos=0)
+        try:
+            parsed = self._topics.parse(topic)
+            if parsed.kind == "manifest":
+                return self._on_manifest(decode_message(payload, Manifest), now) if payload else []
+            if parsed.kind == "blob" and parsed.digest is not None:
+                return self._on_chunk(parsed.digest, payload, now)
+            if parsed.kind == "down" and parsed.client == self.client:
+                return self._on_down(decode_down(payload), now)
+            if parsed.kind == "coordinator" and payload:
+                return self._on_coordinator(decode_message(payload, CoordinatorState))
+        except (MessageError, TopicError, BlobError) as error:
+            return [Say(text=f"ignored a message on {topic}: {error}", level="warning")]
+        return []
+
+    def trained(self, result: TrainResult, *, now: float) -> list[Action]:
+        """Encode what training changed and offer it."""
+        manifest = self._manifest
+        if manifest is None or self._plan is None or self._training_round != manifest.round:
+            return [Say(text="the round closed before this device was done; its work is not used")]
+        self._training_round = 0
+        mask, base = self._replica.mask, self._replica.digest
+        wanted = self._feedback.compensate(result.weights - self._replica.weights)
+        codec = codec_from_config(self._plan[1].codec)
+        frame = encode_frame(mask.gather(wanted), kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec)
+        sent = mask.scatter(decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=base).values())
+        metrics = {"loss": result.loss}
+        if result.accuracy is not None:
+            metrics["accuracy"] = result.accuracy
+        self._pending = Pending(
+            round=manifest.round,
+            frame=frame,
+            residual=self._feedback.after(wanted, sent).residual,
+            num_samples=result.num_samples,
+            metrics=metrics,
+            train_s=result.seconds,
+        )
+        self._save()
+        return self._begin_upload(now)
+
+    def training_failed(self, reason: str) -> list[Action]:
+        """Tell the coordinator that no update will come from here this round."""
+        if self._manifest is None or self._training_round == 0:
+            return []
+        self._done_round, self._training_round = self._training_round, 0
+        message = Decline(run=self._run, round=self._done_round, reason=reason[:200])
+        return [
+            Say(text=f"no update for round {self._done_round}: {reason}", level="warning"),
+            Publication(topic=self._topics.up(self.client, "decline"), payload=message.encode()),
+        ]
+
+    def tick(self, now: float) -> list[Action]:
+        """Return what time alone has made due."""
+        actions: list[Action] = []
+        if self._leave_at is not None and now >= self._leave_at:
+            return [self._farewell()]
+        if self._sync_at is not None and now >= self._sync_at:
+            actions += self._sync(now)
+        if self._fetch is not None:
+            actions += self._fetch.tick(now)
+        if self._upload is not None:
+            actions += self._upload.tick(now)
+        return actions
+
+    # -- the manifest and the model -------------------------------------------------------------------
+
+    def _on_manifest(self, manifest: Manifest, now: float) -> list[Action]:
+        before = self._manifest
+        if before == manifest:
+            return []
+        if manifest.layout != self._layout.digest:
+            return [
+                Leave(
+                    reason=(
+                        f"the model of this task is not the one of run '{manifest.run}' (layout "
+                        f"{self._layout.digest.hex()[:8]} here, {manifest.layout.hex()[:8]} there): "
+                        "use the same task file as the one given to hedgerow init"
+                    ),
+                    failed=True,
+                )
+            ]
+        actions: list[Action] = []
+        if self._training_round and (manifest.run != self._run or manifest.round != self._training_round):
+            self._training_round = 0
+            actions.append(CancelTraining(reason=f"round {before.round if before else 0} is closed"))
+        if manifest.run != self._run:
+            self._enter_run(manifest.run)
+            actions.append(Say(text=f"joined run '{manifest.run}'"))
+        if self._pending is not None and self._pending.round != manifest.round:
+            actions += self._drop_pending(f"round {self._pending.round} closed before it was acknowledged")
+        self._manifest = manifest
+        if manifest.state in ("finished", "failed"):
+            self._leave_at = now + FAREWELL_S if self._once else None
+        return actions + self._catch_up(now)
+
+    def _catch_up(self, now: float) -> list[Action]:
+        """Collect the plan and the steps that lead to the manifest's version; then go on."""
+        manifest = self._manifest
+        if manifest is None:
+            return []
+        refs = [] if self._plan is not None and self._plan[0] == manifest.plan.digest else [manifest.plan]
+        self._sync_at, self._steps = None, None
+        actions: list[Action] = []
+        if self._replica.version == manifest.version and self._replica.digest == manifest.model:
+            self._steps = ()
+        elif manifest.base_version in (NOTHING, self._replica.version):
+            self._steps = manifest.steps
+            refs += manifest.steps
+        else:
+            actions += self._sync(now)
+        return actions + self._begin_fetch(refs, now)
+
+    def _sync(self, now: float) -> list[Action]:
+        self._sync_at = now + SYNC_PAUSE_S * (1.0 + self._jitter())
+        message = Sync(version=self._replica.version, model=self._replica.digest)
+        return [Publication(topic=self._topics.up(self.client, "sync"), payload=message.encode())]
+
+    def _on_route(self, route: Route, now: float) -> list[Action]:
+        manifest = self._manifest
+        if manifest is None or self._sync_at is None or route.version != manifest.version:
+            return []
+        if route.base_version not in (NOTHING, self._replica.version):
+            return []
+        self._sync_at = None
+        self._steps = route.steps
+        refs = [] if self._plan is not None and self._plan[0] == manifest.plan.digest else [manifest.plan]
+        return self._begin_fetch([*refs, *route.steps], now)
+
+    def _begin_fetch(self, refs: list[BlobRef], now: float) -> list[Action]:
+        manifest = self._manifest
+        assert manifest is not None
+        self._fetch = Fetch(refs, chunk_bytes=manifest.chunk_bytes, topics=self._topics, jitter=self._jitter)
+        self._fetch.start(now)
+        return self._after_fetch(now)
+
+    def _on_chunk(self, digest: bytes, payload: bytes, now: float) -> list[Action]:
+        if self._fetch is None or self._manifest is None:
+            return []
+        index, data = decode_chunk(payload, max_bytes=self._manifest.chunk_bytes)
+        return self._after_fetch(now) if self._fetch.add(digest, index, data, now=now) else []
+
+    def _after_fetch(self, now: float) -> list[Action]:
+        manifest, fetch = self._manifest, self._fetch
+        if manifest is None or fetch is None or not fetch.complete or self._steps is None:
+            return []
+        if self._plan is None or self._plan[0] != manifest.plan.digest:
+            self._plan = (manifest.plan.digest, decode_message(fetch.data(manifest.plan.digest), RoundPlan))
+        self._fetch = None
+        if self._steps:
+            try:
+                replica = self._replica.advanced(
+                    [(ref.kind, fetch.data(ref.digest)) for ref in self._steps], version=manifest.version
+                )
+            except (CodecError, ReplicaError) as error:
+                return self._start_over(f"a step to version {manifest.version} does not fit: {error}", now)
+            if replica.digest != manifest.model:
+                return self._start_over(f"version {manifest.version} came out with another digest", now)
+            self._replica, self._steps = replica, ()
+            self._feedback = self._feedback.remask(replica.mask)
+            self._save()
+        self._wrong_models = 0
+        return self._proceed(now)
+
+    def _start_over(self, reason: str, now: float) -> list[Action]:
+        """Forget the model and ask for a whole one; give up when that keeps failing."""
+        self._wrong_models += 1
+        if self._wrong_models >= MAX_WRONG_MODELS:
+            return [Leave(reason=f"{reason}, {self._wrong_models} times: update Hedgerow here or there", failed=True)]
+        self._replica = Replica.empty(self._layout)
+        return [Say(text=f"{reason}; asking for a whole model", level="warning"), *self._sync(now)]
+
+    # -- the update -----------------------------------------------------------------------------------
+
+    def _proceed(self, now: float) -> list[Action]:
+        """Do what the manifest asks of a client that holds its version."""
+        manifest = self._manifest
+        assert manifest is not None
+        if manifest.state in ("finished", "failed"):
+            return [self._farewell()] if self._once else []
+        if manifest.state != "round" or not manifest.invites(self.client):
+            return []
+        if self._pending is not None:
+            return self._begin_upload(now) if self._upload is None else []
+        if manifest.round in (self._training_round, self._done_round):
+            return []
+        assert self._plan is not None
+        self._training_round = manifest.round
+        return [
+            StartTraining(
+                round=manifest.round,
+                plan=self._plan[1],
+                weights=self._replica.weights,
+                live=self._replica.mask.live,
+            )
+        ]
+
+    def _begin_upload(self, now: float) -> list[Action]:
+        manifest, pending = self._manifest, self._pending
+        assert manifest is not None
+        assert pending is not None
+        offer = Offer(
+            run=self._run,
+            round=pending.round,
+            update=BlobRef(kind="update", digest=blob_digest(pending.frame), size=len(pending.frame)),
+            num_samples=pending.num_samples,
+            metrics=pending.metrics,
+            received_bytes=self.received_bytes,
+            train_s=pending.train_s,
+            chunk_bytes=manifest.chunk_bytes,
+        )
+        self._upload = Upload(offer, frame=pending.frame, client=self.client, topics=self._topics)
+        return list(self._upload.tick(now))
+
+    def _on_down(self, message: Accept | Ack | Route, now: float) -> list[Action]:
+        if isinstance(message, Route):
+            return self._on_route(message, now)
+        if self._upload is None or message.run != self._run or message.digest != self._upload.digest:
+            return []
+        if isinstance(message, Accept):
+            return list(self._upload.accepted(message, now=now))
+        return self._on_ack(message)
+
+    def _on_ack(self, ack: Ack) -> list[Action]:
+        pending = self._pending
+        assert pending is not None
+        self._done_round = pending.round
+        if ack.status not in ("accepted", "duplicate"):
+            return self._drop_pending(f"the coordinator answered '{ack.status}': {ack.reason}")
+        self._feedback = ErrorFeedback(residual=pending.residual)
+        self._pending, self._upload = None, None
+        self._save()
+        return [Say(text=f"round {ack.round}: update of {len(pending.frame):,} bytes taken")]
+
+    def _drop_pending(self, reason: str) -> list[Action]:
+        """Give up an update; the residual stays as it was before, so nothing is counted twice."""
+        pending = self._pending
+        assert pending is not None
+        self._pending, self._upload = None, None
+        self._save()
+        return [Say(text=f"the update of round {pending.round} is not used: {reason}", level="warning")]
+
+    # -- beginnings and ends --------------------------------------------------------------------------
+
+    def _on_coordinator(self, state: CoordinatorState) -> list[Action]:
+        if state.online or not state.message:
+            return []
+        return [Say(text=f"the coordinator is away ({state.message}); waiting for it")]
+
+    def _enter_run(self, run: str) -> None:
+        self._run = run
+        self._replica = Replica.empty(self._layout)
+        self._feedback = ErrorFeedback.zero(self._layout)
+        self._pending = self._upload = self._plan = self._manifest = None
+        self._done_round = 0
+        self._save()
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self._run = snapshot.run
+        mask_live: NDArray[np.bool_] = snapshot.live
+        self._replica = Replica(
+            version=snapshot.version,
+            mask=type(self._replica.mask)(layout=self._layout, live=mask_live),
+            weights=snapshot.weights,
+        )
+        self._feedback = ErrorFeedback(residual=snapshot.residual)
+        self._pending = snapshot.pending
+
+    def _save(self) -> None:
+        self._memory.save(
+            Snapshot(
+                run=self._run,
+                layout=self._layout.digest,
+                version=self._replica.version,
+                weights=self._replica.weights,
+                live=self._replica.mask.live,
+                residual=self._feedback.residual,
+                pending=self._pending,
+            )
+        )
+
+    def _farewell(self) -> Leave:
+        manifest = self._manifest
+        assert manifest is not None
+        outcome = "is finished" if manifest.state == "finished" else f"failed: {manifest.reason}"
+        return Leave(reason=f"run '{manifest.run}' {outcome}", failed=manifest.state == "failed")
