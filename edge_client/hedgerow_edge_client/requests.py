@@ -1,0 +1,151 @@
+"""What goes to the trainer and what comes back: values, and their form on the pipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainRequest:
+    """Train once on this device's data.
+
+    Parameters
+    ----------
+    round
+        The round the update is for, from 0.
+    seed
+        Of shuffling and dropout, 0 to 2**64 - 1 inclusive.
+    epochs
+        Passes over the data, at least 1.
+    batch_size
+        Samples in a step, at least 1.
+    learning_rate
+        Above 0.
+    momentum
+        0 to 1, 1 excluded.
+    weight_decay
+        At least 0; L2, added to the gradient.
+    proximal_mu
+        FedProx's mu (Li 2020, eq. 2), at least 0; 0 is plain FedAvg.
+    max_seconds
+        Training ends after the step that passes this time; 0 is no limit.
+    weights
+        Flat float32 vector ``(num_parameters,)`` to start from.
+    live
+        Boolean vector ``(num_parameters,)``; dead entries are 0 all along.
+
+    Raises
+    ------
+    ValueError
+        A number out of its range, or vectors of the wrong shape or type.
+    """
+
+    round: int
+    seed: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    proximal_mu: float = 0.0
+    max_seconds: float = 0.0
+    weights: NDArray[np.float32]
+    live: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if self.round < 0:
+            raise ValueError(f"round must be at least 0, got {self.round}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be from 0 to 2**64 - 1, got {self.seed}")
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not (0 < self.learning_rate < math.inf):
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
+        for name in ("weight_decay", "proximal_mu", "max_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        _check_vector(self.weights, "weights", np.float32)
+        _check_vector(self.live, "live", np.bool_)
+        if self.weights.shape != self.live.shape:
+            raise ValueError(f"weights and live differ in length, {self.weights.size} and {self.live.size}")
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return a map of numbers and bytes."""
+        wire = {field.name: getattr(self, field.name) for field in fields(self)}
+        wire["weights"] = self.weights.astype("<f4", copy=False).tobytes()
+        wire["live"] = np.packbits(self.live).tobytes()
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> TrainRequest:
+        """Read what `to_wire` made; raises ValueError, TypeError or KeyError for anything else."""
+        weights = np.frombuffer(wire["weights"], "<f4").astype(np.float32)
+        bits = np.frombuffer(wire["live"], np.uint8)
+        if bits.size != (weights.size + 7) // 8:
+            raise ValueError(f"live has {bits.size} bytes for {weights.size} weights")
+        live = np.unpackbits(bits, count=weights.size).astype(np.bool_)
+        return cls(**{**wire, "weights": weights, "live": live})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainResult:
+    """What one training came to.
+
+    Parameters
+    ----------
+    weights
+        Flat float32 vector ``(num_parameters,)``, running statistics included.
+    num_samples
+        Samples of this device.
+    loss
+        Mean over the samples of the last epoch's batches, each measured before its own step.
+    accuracy
+        The same for the share of right answers, 0 to 1; None when the task's metric is another one.
+    steps
+        Gradient steps made.
+    seconds
+        Time taken.
+
+    Raises
+    ------
+    ValueError
+        Weights of the wrong shape or type, or fewer than one sample or step.
+    """
+
+    weights: NDArray[np.float32]
+    num_samples: int
+    loss: float
+    accuracy: float | None
+    steps: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _check_vector(self.weights, "weights", np.float32)
+        if self.num_samples < 1 or self.steps < 1:
+            raise ValueError(f"a result has samples and steps, got {self.num_samples} and {self.steps}")
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return a map of numbers and bytes."""
+        wire = {field.name: getattr(self, field.name) for field in fields(self)}
+        wire["weights"] = self.weights.astype("<f4", copy=False).tobytes()
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> TrainResult:
+        """Read what `to_wire` made; raises ValueError, TypeError or KeyError for anything else."""
+        return cls(**{**wire, "weights": np.frombuffer(wire["weights"], "<f4").astype(np.float32)})
+
+
+def _check_vector(vector: NDArray[Any], name: str, kind: type) -> None:
+    if vector.ndim != 1 or vector.dtype != kind:
+        raise ValueError(f"{name} must be a flat {kind.__name__} vector, got {vector.dtype} {vector.shape}")
