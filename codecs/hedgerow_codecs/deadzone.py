@@ -29,16 +29,21 @@ class DeadzoneCodec:
         In root mean squares of the update; 2**-10 to 64 inclusive. Larger sends fewer bytes.
     deadzone : float
         Half-width of the zero bin in steps; 0.5 (plain rounding) to 1 inclusive.
+    tradeoff : float
+        Squared steps of error that a bit is worth; 0 to 1 inclusive. Above 0, lone codes in quiet rows and
+        columns are left to error feedback.
     """
 
     codec_id: ClassVar[str] = "deadzone"
 
     step: float = 2.0
-    deadzone: float = 0.65
+    deadzone: float = 0.6
+    tradeoff: float = 0.18
 
     def __post_init__(self) -> None:
         check_number(self, "step", low=2**-10, high=64)
         check_number(self, "deadzone", low=0.5, high=1)
+        check_number(self, "tradeoff", low=0, high=1)
 
     def get_config(self) -> dict[str, object]:
         """Return the JSON configuration."""
@@ -55,6 +60,6 @@ class DeadzoneCodec:
     def _stages(self) -> tuple[Stage, ...]:
         return (
             KeepAll(),
-            DeadzoneQuantizer(step=self.step, deadzone=self.deadzone),
+            DeadzoneQuantizer(step=self.step, deadzone=self.deadzone, tradeoff=self.tradeoff),
             WRITE_CODES,
         )

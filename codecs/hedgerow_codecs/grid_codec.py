@@ -11,11 +11,10 @@ from hedgerow_codecs.decoded import DecodedUpdate
 from hedgerow_codecs.grid import MAX_MAGNITUDE
 from hedgerow_codecs.live_values import check_encodable
 from hedgerow_codecs.mask import Mask
-from hedgerow_codecs.stages.entropy import Deflate, Smallest
-from hedgerow_codecs.stages.position import WithGaps, WithZeros
+from hedgerow_codecs.stages.context import ContextCoder
 from hedgerow_codecs.stages.signal import Signal, Stage, run_decode, run_encode
 
-WRITE_CODES = Smallest(pipelines=((WithZeros(), Deflate()), (WithGaps(), Deflate())))
+WRITE_CODES = ContextCoder()
 
 
 def encode_on_grid(stages: Sequence[Stage], values: NDArray[np.float32], *, mask: Mask) -> bytes:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hedgerow_codecs.errors import KindError, MaskError, MismatchError, PayloadError
 from hedgerow_codecs.frame import NO_BASE, FrameKind, read_header, seal, unseal
 from hedgerow_codecs.layout import Layout
@@ -26,13 +23,14 @@ def encode_mask(mask: Mask, *, previous: Mask | None = None) -> bytes:
     MaskError
         `previous` is of another layout.
     """
-    bits = mask.live[mask.layout.prunable()]
     if previous is None:
-        return seal(encode_bits(bits), kind=FrameKind.MASK, codec=0, mask=mask, base=NO_BASE)
+        payload = encode_bits(mask.live & mask.layout.prunable(), mask=Mask.dense(mask.layout))
+        return seal(payload, kind=FrameKind.MASK, codec=0, mask=mask, base=NO_BASE)
     if previous.layout != mask.layout:
         raise MaskError("a mask can only be encoded against a mask of its own layout")
-    changed = bits ^ previous.live[mask.layout.prunable()]
-    return seal(encode_bits(changed), kind=FrameKind.MASK_DELTA, codec=0, mask=mask, base=previous.digest)
+    changed = mask.live ^ previous.live
+    parts = [encode_bits(side.gather(changed), mask=side) for side in (previous, _opposite(previous))]
+    return seal(b"".join(parts), kind=FrameKind.MASK_DELTA, codec=0, mask=mask, base=previous.digest)
 
 
 def decode_mask(frame: bytes, *, layout: Layout, previous: Mask | None = None) -> Mask:
@@ -52,13 +50,23 @@ def decode_mask(frame: bytes, *, layout: Layout, previous: Mask | None = None) -
             raise MismatchError(what="base", expected=NO_BASE, found=header.base)
         base = previous.digest
     payload = unseal(frame, layout=layout, mask=None, base=base)
-    prunable = layout.prunable()
-    bits = decode_bits(payload, count=int(np.count_nonzero(prunable)))
-    live: NDArray[np.bool_] = np.ones(layout.num_parameters, np.bool_)
-    if header.kind == FrameKind.MASK_DELTA and previous is not None:
-        bits = bits ^ previous.live[prunable]
-    live[prunable] = bits
+    if previous is None or header.kind == FrameKind.MASK:
+        bits, rest = decode_bits(payload, mask=Mask.dense(layout))
+        live = bits | ~layout.prunable()
+    else:
+        dropped, rest = decode_bits(payload, mask=previous)
+        grown, rest = decode_bits(rest, mask=_opposite(previous))
+        # Parameters that are not prunable are on both sides and never change.
+        changed = previous.scatter(dropped) ^ _opposite(previous).scatter(grown)
+        live = (previous.live ^ changed) | ~layout.prunable()
+    if rest:
+        raise PayloadError(f"{len(rest)} bytes follow the mask")
     mask = Mask(layout=layout, live=live)
     if mask.digest != header.mask:
         raise PayloadError(f"frame holds mask {mask.digest.hex()}, but names {header.mask.hex()}")
     return mask
+
+
+def _opposite(mask: Mask) -> Mask:
+    """Return the mask of what is pruned; parameters that are not prunable are live on either side."""
+    return Mask(layout=mask.layout, live=~mask.live | ~mask.layout.prunable())

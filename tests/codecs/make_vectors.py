@@ -28,8 +28,8 @@ CONFIGS = (
     {"codec_id": "fp16"},
     {"codec_id": "uniform", "bits": 1},
     {"codec_id": "uniform", "bits": 5},
-    {"codec_id": "deadzone", "step": 0.25, "deadzone": 0.6},
-    {"codec_id": "deadzone", "step": 2.0, "deadzone": 0.65},
+    {"codec_id": "deadzone", "step": 0.25, "deadzone": 0.6, "tradeoff": 0.0},
+    {"codec_id": "deadzone", "step": 2.0},
     {"codec_id": "topk", "fraction": 0.02, "bits": 1},
     {"codec_id": "topk", "fraction": 0.2, "bits": 6},
 )

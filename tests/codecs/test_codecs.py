@@ -54,7 +54,7 @@ def test_topk_with_one_bit_is_sparse_ternary() -> None:
 
 def test_deadzone_has_one_step_for_all_tensors() -> None:
     values = [8.0, -8.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]  # of root mean square 4
-    decoded = sent({"codec_id": "deadzone", "step": 1.0, "deadzone": 0.6}, values, dense(3, 5))
+    decoded = sent({"codec_id": "deadzone", "step": 1.0, "deadzone": 0.6, "tradeoff": 0}, values, dense(3, 5))
     assert decoded.values().tolist() == values
     assert len(set(decoded.steps.tolist())) == 1
 
@@ -62,7 +62,7 @@ def test_deadzone_has_one_step_for_all_tensors() -> None:
 def test_deadzone_is_as_wide_as_told() -> None:
     values = [0.59, 0.61, 1.59, 1.61, -0.61, 3.0]
     step = 1 / float(np.sqrt(np.mean(np.square(np.array(values, np.float32), dtype=np.float64))))
-    decoded = sent({"codec_id": "deadzone", "step": step, "deadzone": 0.6}, values, dense(6))
+    decoded = sent({"codec_id": "deadzone", "step": step, "deadzone": 0.6, "tradeoff": 0}, values, dense(6))
     assert decoded.positions.tolist() == [1, 2, 3, 4, 5]
 
 
@@ -100,6 +100,7 @@ def test_grid_steps_are_ordered_and_found_again() -> None:
         ({"codec_id": "deadzone", "step": "big"}, "step", None),
         ({"codec_id": "deadzone", "step": float("nan")}, "step", None),
         ({"codec_id": "deadzone", "deadzone": 0.4}, "deadzone", None),
+        ({"codec_id": "deadzone", "tradeoff": -0.1}, "tradeoff", None),
         ({"codec_id": "topk", "fraction": 0}, "fraction", None),
         ({"codec_id": "float32", "bits": 4}, "bits", None),
     ],

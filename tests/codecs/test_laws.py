@@ -35,8 +35,8 @@ CONFIGS = (
     {"codec_id": "uniform", "bits": 8},
     {"codec_id": "uniform", "bits": 16},
     {"codec_id": "deadzone"},
-    {"codec_id": "deadzone", "step": 0.125, "deadzone": 0.5},
-    {"codec_id": "deadzone", "step": 2**-10, "deadzone": 1.0},
+    {"codec_id": "deadzone", "step": 0.125, "deadzone": 0.5, "tradeoff": 0},
+    {"codec_id": "deadzone", "step": 2**-10, "deadzone": 1.0, "tradeoff": 1.0},
     {"codec_id": "topk", "fraction": 0.05, "bits": 1},
     {"codec_id": "topk", "fraction": 0.3, "bits": 4},
     {"codec_id": "topk", "fraction": 1.0, "bits": 8},
@@ -119,7 +119,8 @@ def error_bound(config, *, mask, values, decoded) -> NDArray[np.float64]:
         mean_square = np.mean(magnitudes**2) if values.size else 0
         wanted = max(config["step"] * math.sqrt(mean_square), largest.max(initial=0) / 2**17)
         assert np.all(decoded.steps <= max(1.15 * wanted, 2.0**-140))
-        return np.full(values.size, max(1.3 * wanted, 2.0**-140))
+        widest = max(config["deadzone"], 0.5 + 7 * config["tradeoff"])  # a code costs at most 14 bits
+        return np.full(values.size, max(1.15 * widest * wanted, 2.0**-140))
     levels = max(2 ** (config["bits"] - 1) - 1, 1)
     assert np.all(steps[largest > 0] <= np.maximum(1.26 * largest[largest > 0] / levels, 2.0**-147))
     bound = np.maximum(magnitudes, steps) if config["bits"] == 1 else steps / 2 * (1 + 1e-12)

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from hedgerow_codecs.errors import PayloadError
 from hedgerow_codecs.grid import MAX_CODE, MAX_MAGNITUDE, NUM_STEPS, grid_index, grid_steps
+from hedgerow_codecs.stages.energy import NUM_CLASSES, fit_all_levels, live_classes
 from hedgerow_codecs.stages.signal import Signal
 
 _NO_STEP = 0xFFFF
 _COMMON, _PER_TENSOR = 0, 1
+_BLOCK = 1 << 18
+_MAX_CODE_BITS = 14.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,7 @@ class UniformQuantizer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadzoneQuantizer:
-    """Rounds to multiples of one step for the whole update, with a wide zero bin.
+    """Rounds to multiples of one step for the whole update, with a zero bin as wide as a code is dear.
 
     Parameters
     ----------
@@ -61,25 +64,70 @@ class DeadzoneQuantizer:
     deadzone : float
         Half-width of the zero bin in steps, from 0.5 to 1 inclusive; a magnitude ``x`` gets the code
         ``floor(x / step + 1 - deadzone)``.
+    tradeoff : float
+        How many squared steps of error a bit is worth. A magnitude becomes zero where its entry's class
+        makes a code cost ``b`` bits and ``x / step < (1 + tradeoff * b) / 2``: there, leaving it out is the
+        better bargain.
     """
 
     step: float
     deadzone: float
+    tradeoff: float
 
     def encode(self, signal: Signal) -> Signal:
         values = signal.values
-        largest = float(np.max(np.abs(values), initial=0))
-        mean_square = float(np.mean(np.square(values, dtype=np.float64))) if values.size else 0.0
-        wanted = max(self.step * math.sqrt(mean_square), largest / (MAX_CODE // 2))
+        largest = float(max(values.max(initial=0), -values.min(initial=0)))
+        wanted = max(self.step * _root_mean_square(values), largest / (MAX_CODE // 2))
         index = grid_index(min(wanted, MAX_MAGNITUDE))
         step = float(grid_steps(np.array(index)))
-        magnitudes = np.floor(np.abs(values) / np.float64(step) + (1 - self.deadzone))
-        codes = np.copysign(magnitudes, values).astype(np.int32)
-        data = bytes([_COMMON]) + index.to_bytes(2, "little")
-        return _sparse(signal, codes, np.full(len(signal.mask.lengths), step), data)
+        positions, codes = _round_outside(values, step=step, deadzone=self.deadzone)
+        if self.tradeoff and codes.size:
+            magnitudes = np.abs(codes.astype(np.int64))
+            levels = fit_all_levels(positions, magnitudes, mask=signal.mask)
+            classes = live_classes(levels, mask=signal.mask)
+            cost = _code_bits(classes, classes[positions])
+            worth = np.abs(values[positions] / np.float64(step)) >= (1 + self.tradeoff * cost) / 2
+            positions, codes = positions[worth], codes[worth]
+        return replace(
+            signal,
+            values=values[:0],
+            positions=positions,
+            codes=codes,
+            steps=np.full(len(signal.mask.lengths), step),
+            data=bytes([_COMMON]) + index.to_bytes(2, "little"),
+        )
 
     def decode(self, signal: Signal) -> Signal:
         return _read_steps(signal)
+
+
+def _root_mean_square(values: NDArray[np.float32]) -> float:
+    blocks = (values[start : start + _BLOCK] for start in range(0, values.size, _BLOCK))
+    total = sum(float(np.sum(np.square(block, dtype=np.float64))) for block in blocks)
+    return math.sqrt(total / max(values.size, 1))
+
+
+def _round_outside(
+    values: NDArray[np.float32], *, step: float, deadzone: float
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return the places and the codes of what is outside the zero bin."""
+    places, codes = [], []
+    for start in range(0, values.size, _BLOCK):  # in blocks: float64 of all would be twice the update again
+        block = values[start : start + _BLOCK] / np.float64(step)
+        found = np.flatnonzero(np.abs(block) >= deadzone)
+        magnitudes = np.floor(np.abs(block[found]) + (1 - deadzone))
+        codes.append(np.copysign(np.maximum(magnitudes, 1), block[found]).astype(np.int32))
+        places.append(found + start)
+    empty = np.zeros(0, np.int64)
+    return np.concatenate([empty, *places]), np.concatenate([empty.astype(np.int32), *codes])
+
+
+def _code_bits(classes: NDArray[np.uint8], of_codes: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return how many bits more a code takes than a zero in its class, shape of `of_codes`."""
+    rooms = np.bincount(classes, minlength=NUM_CLASSES) + 1
+    share = (np.bincount(of_codes, minlength=NUM_CLASSES) + 0.5) / rooms
+    bits: NDArray[np.float64] = np.clip(np.log2((1 - share) / share) + 1, 0, _MAX_CODE_BITS)
+    return bits[of_codes]
 
 
 def _tensor_ends(signal: Signal) -> NDArray[np.int64]:

@@ -1,0 +1,175 @@
+"""The context coder: codes to bytes by rANS, in contexts of energy class and of what the lane coded before.
+
+Position and entropy stage in one. SPEC.md, section 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow_codecs.errors import PayloadError
+from hedgerow_codecs.mask import Mask
+from hedgerow_codecs.stages.energy import EVEN, Levels, fit_all_levels, geometry, live_classes
+from hedgerow_codecs.stages.magnitude import FIRST_BUCKETED, NUM_BUCKETS, bucket, low_bits, unbucket
+from hedgerow_codecs.stages.models import excess_model, level_model, magnitude_model, sign_model
+from hedgerow_codecs.stages.rans import Model, decode_symbols, encode_symbols, grid_shape
+from hedgerow_codecs.stages.reader import Cargo, Reader, varint
+from hedgerow_codecs.stages.signal import Signal
+
+_SYMBOLS_PER_LANE = 1024
+_MIN_STEPS, _MAX_STEPS = 512, 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextCoder:
+    """Writes levels, small magnitudes, excesses, signs and low bits; reads them back.
+
+    Parameters
+    ----------
+    signed : bool
+        False for codes that are never negative: then there are no signs.
+    """
+
+    signed: bool = True
+
+    def encode(self, signal: Signal) -> Signal:
+        if not signal.codes.size:
+            return replace(signal, data=b"\0" + signal.data)
+        magnitudes = np.abs(signal.codes.astype(np.int64))
+        levels = fit_all_levels(signal.positions, magnitudes, mask=signal.mask)
+        classes = live_classes(levels, mask=signal.mask)
+        told = classes > 0
+        symbols = np.zeros(signal.mask.num_live, np.uint8)
+        symbols[signal.positions] = np.minimum(magnitudes, FIRST_BUCKETED)
+        symbols, bases = symbols[told], classes[told] - np.uint8(1)
+        large = magnitudes >= FIRST_BUCKETED
+        buckets, lows = bucket(magnitudes[large] - FIRST_BUCKETED)
+
+        # What is read last is written first: it rides in the first states of the lanes that are read before
+        # it.
+        signs = _write_signs(signal.codes < 0) if self.signed else b""
+        cargo = Cargo(signs + np.packbits(lows, bitorder="little").tobytes())
+        level_section = _write_levels(levels, cargo=cargo)
+        fewest, most = (-(-symbols.size // steps) for steps in (_MAX_STEPS, _MIN_STEPS))
+        lanes = grid_shape(symbols.size, min(max(cargo.lanes, fewest), most))[1]
+        parts = [varint(lanes), _modes(levels, mask=signal.mask), level_section]
+        parts.append(_write(symbols, bases, model=magnitude_model(), lanes=lanes, cargo=cargo))
+        if buckets.size:
+            alphabet = max(int(buckets.max()) + 1, 2)
+            excess_bases = classes[signal.positions[large]] - np.uint8(1)
+            parts.append(bytes([alphabet]))
+            parts.append(_write(buckets, excess_bases, model=excess_model(alphabet), cargo=cargo))
+        return replace(signal, data=b"".join([*parts, cargo.rest(), signal.data]))
+
+    def decode(self, signal: Signal) -> Signal:
+        reader = Reader(signal.data)
+        lanes = reader.varint()
+        if lanes == 0:
+            return replace(signal, data=reader.rest())
+        levels = _read_levels(reader, mask=signal.mask)
+        classes = live_classes(levels, mask=signal.mask)
+        places = np.flatnonzero(classes)
+        bases = classes[places] - np.uint8(1)
+        symbols = _read(reader, bases, model=magnitude_model(), lanes=lanes)
+        nonzero = np.flatnonzero(symbols)
+        positions, magnitudes = places[nonzero].astype(np.int64), symbols[nonzero].astype(np.int64)
+        large = np.flatnonzero(magnitudes == FIRST_BUCKETED)
+        buckets = np.zeros(0, np.uint8)
+        if large.size:
+            alphabet = reader.byte()
+            if not 2 <= alphabet <= NUM_BUCKETS:
+                raise PayloadError(f"an alphabet has 2 to {NUM_BUCKETS} symbols, not {alphabet}")
+            buckets = _read(reader, bases[nonzero[large]], model=excess_model(alphabet))
+        reader.unload()
+        negative = _read_signs(reader, count=positions.size) if self.signed else np.False_
+        magnitudes[large] += unbucket(buckets, _read_bits(reader, count=int(low_bits(buckets).sum())))
+        codes = np.where(negative, -magnitudes, magnitudes).astype(np.int32)
+        return replace(signal, positions=positions, codes=codes, data=reader.rest())
+
+
+def _write(
+    symbols: NDArray[np.uint8],
+    bases: NDArray[np.uint8],
+    *,
+    model: Model,
+    cargo: Cargo,
+    lanes: int | None = None,
+) -> bytes:
+    lanes = _few_lanes(symbols.size) if lanes is None else lanes
+    coded = encode_symbols(symbols, bases, model=model, lanes=lanes, stowed=cargo.take(lanes))
+    return varint((len(coded) - 4 * lanes) // 2) + coded
+
+
+def _read(
+    reader: Reader, bases: NDArray[np.uint8], *, model: Model, lanes: int | None = None
+) -> NDArray[np.uint8]:
+    lanes = _few_lanes(bases.size) if lanes is None else grid_shape(bases.size, lanes)[1]
+    symbols, stowed = decode_symbols(reader.section(lanes=lanes), bases, model=model, lanes=lanes)
+    reader.stow(stowed)
+    return symbols
+
+
+def _few_lanes(count: int) -> int:
+    return grid_shape(count, -(-count // _SYMBOLS_PER_LANE))[1]
+
+
+def _write_signs(negative: NDArray[np.bool_]) -> bytes:
+    symbols = negative.astype(np.uint8)
+    return _write(symbols, np.zeros_like(symbols), model=sign_model(), cargo=Cargo(b""))
+
+
+def _read_signs(reader: Reader, *, count: int) -> NDArray[np.bool_]:
+    lanes = _few_lanes(count)
+    data = reader.section(lanes=lanes)
+    symbols, stowed = decode_symbols(data, np.zeros(count, np.uint8), model=sign_model(), lanes=lanes)
+    if np.any(stowed):
+        raise PayloadError("lanes of signs carry cargo")
+    return symbols.astype(np.bool_)
+
+
+def _read_bits(reader: Reader, *, count: int) -> NDArray[np.bool_]:
+    packed = np.frombuffer(reader.take((count + 7) // 8), np.uint8)
+    bits = np.unpackbits(packed, bitorder="little").astype(np.bool_)
+    if np.any(bits[count:]):
+        raise PayloadError("low bits beyond the last one are set")
+    return bits[:count]
+
+
+def _modes(levels: list[Levels], *, mask: Mask) -> bytes:
+    bits = []
+    for part, tensor in zip(levels, mask.layout.tensors, strict=True):
+        rows, columns, _ = geometry(tensor)
+        bits += [part.rows.size == rows, part.columns.size == columns]
+    return np.packbits(np.array(bits, np.bool_), bitorder="little").tobytes()
+
+
+def _write_levels(levels: list[Levels], *, cargo: Cargo) -> bytes:
+    symbols, bases = [], []
+    for part in levels:
+        columns = part.columns if part.columns.size > 1 else part.columns[:0]
+        symbols += [part.rows, columns]
+        bases += [np.zeros(part.rows.size, np.uint8), np.ones(columns.size, np.uint8)]
+    return _write(np.concatenate(symbols), np.concatenate(bases), model=level_model(), cargo=cargo)
+
+
+def _read_levels(reader: Reader, *, mask: Mask) -> list[Levels]:
+    tensors = mask.layout.tensors
+    packed = np.frombuffer(reader.take((2 * len(tensors) + 7) // 8), np.uint8)
+    modes = np.unpackbits(packed, bitorder="little").astype(np.bool_)
+    if not tensors or np.any(modes[2 * len(tensors) :]):
+        raise PayloadError("modes do not fit the tensors")
+    sizes = []
+    for tensor, by_row, by_column in zip(tensors, modes[::2], modes[1::2], strict=False):
+        rows, columns, _ = geometry(tensor)
+        sizes += [rows if by_row else 1, columns if by_column and columns > 1 else 0]
+    bases = np.repeat(np.tile(np.arange(2, dtype=np.uint8), len(tensors)), sizes)
+    symbols = _read(reader, bases, model=level_model())
+    sides = np.split(symbols, np.cumsum(sizes)[:-1])
+    even = np.full(1, EVEN, np.uint8)
+    return [
+        Levels(rows=rows, columns=columns if columns.size else even)
+        for rows, columns in zip(sides[::2], sides[1::2], strict=True)
+    ]

@@ -1,0 +1,101 @@
+"""Reading a payload front to back, never beyond its end."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow_codecs.errors import PayloadError
+
+_MAX_VARINT_BYTES = 5
+
+
+def varint(number: int) -> bytes:
+    """Write an unsigned LEB128: seven bits a byte, lowest first, the high bit set on all but the last.
+
+    Examples
+    --------
+    >>> varint(300).hex()
+    'ac02'
+    """
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+class Cargo:
+    """Bytes that ride in the lanes' first states, two in each, and what of them found no room."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def lanes(self) -> int:
+        """Number of lanes that it would fill."""
+        return len(self._data) // 2
+
+    def take(self, lanes: int) -> NDArray[np.uint16]:
+        """Return the next bytes for a number of lanes, zeros when there are no more."""
+        taken, self._data = self._data[: 2 * lanes], self._data[2 * lanes :]
+        return np.frombuffer(taken.ljust(2 * lanes, b"\0"), "<u2").astype(np.uint16)
+
+    def rest(self) -> bytes:
+        """Return the bytes that were not taken."""
+        return self._data
+
+
+class Reader:
+    """Bytes and how far they have been read; every method raises `PayloadError` rather than read too far."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._place = 0
+        self._stowed = b""
+        self._stowed_ends = 0
+
+    def take(self, count: int) -> bytes:
+        """Return the next `count` bytes."""
+        if count > len(self._data) - self._place:
+            raise PayloadError(f"payload ends {count} bytes too early", offset=self._place)
+        self._place += count
+        return self._data[self._place - count : self._place]
+
+    def byte(self) -> int:
+        """Return the next byte."""
+        return self.take(1)[0]
+
+    def varint(self) -> int:
+        """Return the next LEB128, of at most 5 bytes and no longer than it has to be."""
+        number = 0
+        for position in range(_MAX_VARINT_BYTES):
+            byte = self.byte()
+            number |= (byte & 0x7F) << 7 * position
+            if byte < 0x80:
+                if byte == 0 and position:
+                    break
+                return number
+        raise PayloadError("a number is longer than it has to be", offset=self._place)
+
+    def section(self, *, lanes: int) -> bytes:
+        """Return the states of `lanes` lanes and the words that are counted before them."""
+        words = self.varint()
+        return self.take(4 * lanes + 2 * words)
+
+    def stow(self, words: NDArray[np.uint16]) -> None:
+        """Keep the cargo of lanes."""
+        self._stowed += words.astype("<u2").tobytes()
+
+    def unload(self) -> None:
+        """Go on reading with the cargo, then with what follows."""
+        self._data = self._stowed + self._data[self._place :]
+        self._place, self._stowed_ends = 0, len(self._stowed)
+
+    def rest(self) -> bytes:
+        """Return all that is left; cargo that was never read must be zeros."""
+        unread = self._data[self._place : self._stowed_ends]
+        if any(unread):
+            raise PayloadError("lanes carry more than there is to carry", offset=self._place)
+        self._place += len(unread)
+        return self.take(len(self._data) - self._place)

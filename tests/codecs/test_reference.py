@@ -1,0 +1,231 @@
+"""A reader written from SPEC.md in plain Python, symbol by symbol, beside the fast one."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+
+from hedgerow_codecs import Layout, Mask, TensorSpec, codec_from_config, encode_mask
+
+
+class Bytes:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.place = data, 0
+
+    def take(self, count: int) -> bytes:
+        assert self.place + count <= len(self.data)
+        self.place += count
+        return self.data[self.place - count : self.place]
+
+    def varint(self) -> int:
+        number, shift = 0, 0
+        while True:
+            (byte,) = self.take(1)
+            number |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return number
+
+
+def frequencies(seen: list[int], prior: list[int]) -> list[int]:
+    scores = [4096 * k + p for k, p in zip(seen, prior, strict=True)]
+    f = [1 + q * (4096 - len(scores)) // sum(scores) for q in scores]
+    f[scores.index(max(scores))] += 4096 - sum(f)
+    return f
+
+
+def section(data: Bytes, bases: list[int], model: dict, lanes: int | None, cargo: bytearray) -> list[int]:
+    count = len(bases)
+    lanes = -(-count // 1024) if lanes is None else lanes
+    steps = -(-count // lanes)
+    lanes = -(-count // steps)
+    num_words = data.varint()
+    x = list(struct.unpack(f"<{lanes}I", data.take(4 * lanes)))
+    words = list(struct.unpack(f"<{num_words}H", data.take(2 * num_words)))
+    history = [0] * lanes
+    symbols: list[list[int]] = [[] for _ in range(lanes)]
+    seen: dict = {}
+    tables: dict = {}
+    rebuild, pending = 16, []
+    for step in range(steps):
+        if step == rebuild:
+            rebuild += rebuild // 2
+            tables = {}
+            for context, symbol in pending:
+                seen.setdefault(context, [0] * model["alphabet"])[symbol] += 1
+            pending = []
+        for lane in range(lanes):
+            if lane * steps + step >= count:
+                continue
+            context = (bases[lane * steps + step], model["memory"](history[lane]))
+            if context not in tables:
+                prior = [model["prior"](*context, s) for s in range(model["alphabet"])]
+                tables[context] = frequencies(seen.get(context, [0] * model["alphabet"]), prior)
+            slot, start, symbol = x[lane] % 4096, 0, 0
+            while slot >= start + tables[context][symbol]:
+                start += tables[context][symbol]
+                symbol += 1
+            x[lane] = tables[context][symbol] * (x[lane] // 4096) + slot - start
+            if x[lane] < 2**16:
+                x[lane] = x[lane] * 2**16 + words.pop(0)
+            history[lane] = model["history"](history[lane], symbol)
+            symbols[lane].append(symbol)
+            pending.append((context, symbol))
+    assert not words
+    for state in x:
+        assert state >> 16 == 1
+        cargo += struct.pack("<H", state & 0xFFFF)
+    return [symbol for lane in symbols for symbol in lane]
+
+
+def magnitude_prior(base: int, memory: int, symbol: int) -> int:
+    octave, rest, weights = base + 1 + memory - 9, 65536, []
+    a, u = 2 ** max(octave, 0), 2 ** max(-octave, 0)
+    for _ in range(3):
+        weights.append(rest * u // (u + a))
+        rest -= weights[-1]
+    return [*weights, rest][symbol]
+
+
+LEVELS = {
+    "alphabet": 16,
+    "history": lambda h, s: s,
+    "memory": lambda h: h,
+    "prior": lambda base, memory, s: max(64, 2**14 // 4 ** abs(s - memory)),
+}
+MAGNITUDES = {
+    "alphabet": 4,
+    "history": lambda h, s: 3 * min(s, 2) + h // 3,
+    "memory": lambda h: min(2, h // 3 + h % 3),
+    "prior": magnitude_prior,
+}
+EXCESSES = {
+    "history": lambda h, s: 0,
+    "memory": lambda h: 0,
+    "prior": lambda base, memory, s: max(1, 65536 // 2 ** min(s + 1, 15)),
+}
+SIGNS = {
+    "alphabet": 2,
+    "history": lambda h, s: (2 * h + s) % 16,
+    "memory": lambda h: h,
+    "prior": lambda base, memory, s: 32768,
+}
+
+
+def classes(data: Bytes, mask: Mask, cargo: bytearray) -> list[int]:
+    tensors = mask.layout.tensors
+    modes = int.from_bytes(data.take((2 * len(tensors) + 7) // 8), "little")
+    shapes, sizes, bases = [], [], []
+    for i, tensor in enumerate(tensors):
+        rows, columns = tensor.shape[:2] if len(tensor.shape) > 1 else (1, 1)
+        by_row, by_column = modes >> 2 * i & 1, modes >> 2 * i + 1 & 1
+        shapes.append((rows, columns, tensor.size // (rows * columns)))
+        sizes.append((rows if by_row else 1, columns if by_column and columns > 1 else 0))
+        bases += [0] * sizes[-1][0] + [1] * sizes[-1][1]
+    levels = section(data, bases, LEVELS, None, cargo)
+    found = []
+    for (rows, columns, cell), (num_rows, num_columns) in zip(shapes, sizes, strict=True):
+        of_rows, of_columns = levels[:num_rows], levels[num_rows : num_rows + num_columns]
+        levels = levels[num_rows + num_columns :]
+        of_rows = of_rows if num_rows == rows else of_rows * rows
+        of_columns = of_columns or [8] * columns
+        for r in of_rows:
+            for c in of_columns:
+                found += [max(1, min(13, r + c - 8)) if r and c else 0] * cell
+    return [c for c, live in zip(found, mask.live, strict=True) if live]
+
+
+def coded_integers(data: Bytes, mask: Mask, *, signed: bool = True) -> list[int]:
+    lanes = data.varint()
+    if lanes == 0:
+        return [0] * mask.num_live
+    cargo = bytearray()
+    of_entries = classes(data, mask, cargo)
+    bases = [c - 1 for c in of_entries if c]
+    magnitudes = section(data, bases, MAGNITUDES, lanes, cargo)
+    large = [i for i, m in enumerate(magnitudes) if m == 3]
+    buckets = []
+    if large:
+        model = {**EXCESSES, "alphabet": data.take(1)[0]}
+        buckets = section(data, [bases[i] for i in large], model, None, cargo)
+    data.data, data.place, stowed = bytes(cargo) + data.data[data.place :], 0, len(cargo)
+    count = sum(m > 0 for m in magnitudes)
+    signs = section(data, [0] * count, SIGNS, None, bytearray()) if signed else [0] * count
+    raw_counts = [max((b - 4) // 2 + 1, 0) for b in buckets]
+    bits = int.from_bytes(data.take((sum(raw_counts) + 7) // 8), "little")
+    for i, b, k in zip(large, buckets, raw_counts, strict=True):
+        low = bits & (1 << k) - 1
+        bits >>= k
+        magnitudes[i] = 3 + (b if b < 4 else ((2 + b % 2) << k) + low)
+    data.place = max(data.place, stowed)
+    negative = iter(signs)
+    codes = iter([-m if m and next(negative) else m for m in magnitudes])
+    return [next(codes) if c else 0 for c in of_entries]
+
+
+def model_of(rng: np.random.Generator, density: float) -> Mask:
+    layout = Layout(
+        tensors=(
+            TensorSpec(name="conv.weight", shape=(8, 3, 3, 3), kind="conv", prunable=True),
+            TensorSpec(name="conv.bias", shape=(8,), kind="bias", prunable=False),
+            TensorSpec(name="fc.weight", shape=(40, 60), kind="linear", prunable=True),
+            TensorSpec(name="scale", shape=(), kind="other", prunable=False),
+        )
+    )
+    return Mask(layout=layout, live=(rng.random(layout.num_parameters) < density) | ~layout.prunable())
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"codec_id": "deadzone", "step": 2.0},
+        {"codec_id": "deadzone", "step": 0.1},
+        {"codec_id": "uniform", "bits": 12},
+        {"codec_id": "topk", "fraction": 0.03, "bits": 1},
+        {"codec_id": "topk", "fraction": 0.001, "bits": 4},
+    ],
+    ids=str,
+)
+def test_payloads_read_the_same_from_the_specification(config: dict, density: float) -> None:
+    rng = np.random.default_rng(11)
+    mask = model_of(rng, density)
+    rows, columns = rng.random((40, 1)) ** 4, rng.random((1, 60)) ** 4
+    flat = rng.standard_t(2, mask.layout.num_parameters)
+    flat[224:2624] *= (rows * columns).reshape(-1)
+    codec = codec_from_config(config)
+    payload = codec.encode(mask.gather(flat.astype(np.float32)), mask=mask)
+    decoded = codec.decode(payload, mask=mask)
+    data = Bytes(payload)
+    codes = coded_integers(data, mask)
+    assert decoded.codes.size > 0
+    assert np.flatnonzero(codes).tolist() == decoded.positions.tolist()
+    assert [c for c in codes if c] == decoded.codes.tolist()
+
+    form = data.take(1)[0]
+    indices = struct.unpack(f"<{1 if form == 0 else 4}H", data.data[data.place :])
+    steps = [0.0 if g == 65535 else (4 + g % 4) * 2.0 ** (g // 4 - 149) for g in indices]
+    assert decoded.steps.tolist() == (steps * 4 if form == 0 else steps)
+
+
+def test_masks_read_the_same_from_the_specification() -> None:
+    rng = np.random.default_rng(12)
+    mask = model_of(rng, 0.3)
+    prunable = mask.layout.prunable()
+    data = Bytes(encode_mask(mask)[53:-4])
+    assert (
+        coded_integers(data, Mask.dense(mask.layout), signed=False)
+        == (mask.live & prunable).astype(int).tolist()
+    )
+    assert data.place == len(data.data)
+
+    before = Mask(layout=mask.layout, live=mask.live ^ (prunable & (rng.random(prunable.size) < 0.05)))
+    pruned = Mask(layout=mask.layout, live=~before.live | ~prunable)
+    data = Bytes(encode_mask(mask, previous=before)[53:-4])
+    changed = mask.live ^ before.live
+    assert coded_integers(data, before, signed=False) == changed[before.live].astype(int).tolist()
+    data = Bytes(data.data[data.place :])
+    assert coded_integers(data, pruned, signed=False) == changed[pruned.live].astype(int).tolist()
+    assert data.place == len(data.data)
