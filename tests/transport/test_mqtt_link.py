@@ -154,18 +154,33 @@ def test_the_will_fires_on_a_cut_and_not_on_a_farewell(broker: Broker, links: An
     assert links.is_quiet(watcher)
 
 
-def test_a_farewell_comes_after_what_was_queued_even_with_much_unread(broker: Broker, links: Any) -> None:
-    watcher = links.open(broker.url, "w6", "t6/#")
-    # Its reader sleeps and its socket is full of unread chunks: an abrupt close would be a reset.
-    limits = LinkLimits(max_event_bytes=1)
-    link = links.open(broker.url, "a6", "x6", will=Will(topic="t6/will", payload=b"gone"), limits=limits)
-    for _ in range(40):
-        watcher.publish("x6", bytes(48_000))
-    assert watcher.flush(5.0)
-    link.publish("t6/state", b"offline", retain=True, qos=0)
-    link.close()
-    assert links.received(watcher) == Received("t6/state", b"offline")
-    assert links.is_quiet(watcher, for_s=0.5)
+def test_a_farewell_arrives_after_what_was_queued_even_with_much_unread(links: Any) -> None:
+    received: list[bytes] = []
+    ended = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        try:
+            read_packet(connection)
+            connection.sendall(b"\x20\x02\x00\x00")
+            # The reader at the other end sleeps: this stays unread in its socket, and an abrupt close would
+            # be a reset that throws away what is still on its way here.
+            connection.sendall(packet_of(b"t6", bytes(48_000)) * 10)
+            time.sleep(0.3)
+            while part := connection.recv(4096):
+                received.append(part)
+        finally:
+            ended.set()
+
+    with server(answer) as url:
+        limits = LinkLimits(max_event_bytes=1)
+        link = links.open(url + "?protocol=3.1.1", "a6", limits=limits)
+        links.until(link, Received)
+        for _ in range(5):
+            link.publish("t6", bytes(48_000))
+        link.close()
+        assert ended.wait(3.0)
+    assert len(b"".join(received)) == 5 * publish_bytes("t6", bytes(48_000)) + 2
+    assert received[-1][-2:] == b"\xe0\x00"
 
 
 def test_a_closed_link_refuses_and_closes_again(broker: Broker, links: Any) -> None:
@@ -304,6 +319,71 @@ def test_unacknowledged_messages_are_sent_again(links: Any) -> None:
         assert link.flush(3.0)
         assert [[packet[-1] for packet in packets] for packets in seen] == [[0, 1, 2], [1, 2, 3]]
         link.close(graceful=False)
+
+
+def test_a_connection_reset_while_writing_is_an_ordinary_loss(
+    links: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    served: list[int] = []
+
+    def answer(connection: socket.socket) -> None:
+        read_packet(connection)
+        served.append(1)
+        connection.sendall(b"\x20\x02\x00\x00")
+        connection.recv(100_000)
+        # With bytes unread a close is a reset.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+
+    with server(answer) as url:
+        link = links.open(url + "?protocol=3.1.1", "a26")
+        for number in range(3):
+            for _ in range(100):
+                link.publish("t", bytes(48_000))
+            lost = links.until(link, Disconnected)
+            assert "the connection was lost" in lost.reason
+            assert link.flush(0.0)  # QoS 0 is dropped with the connection
+            links.until(link, Connected)
+            assert len(served) >= number + 2
+        link.close(graceful=False)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_message_that_breaks_every_connection_is_given_up(
+    links: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        read_packet(connection)
+        connection.sendall(b"\x20\x02\x00\x00")
+        while packet := read_packet(connection):
+            seen.append(packet[5:6] + packet[-1:])
+            if packet[-1:] == b"!":
+                return
+            connection.sendall(b"\x40\x02" + packet[5:7])
+
+    with server(answer) as url:
+        link = links.open(url + "?protocol=3.1.1", "a27")
+        link.publish("t", b"!", qos=1)
+        for _ in range(20):
+            link.publish("t", b"?", qos=1)
+        assert link.flush(8.0)
+        assert [packet[-1:] for packet in seen] == [b"!"] * 5 + [b"?"] * 20
+        link.close(graceful=False)
+    assert "a message for t broke 5 links: dropped" in caplog.text
+
+
+def test_a_subscription_made_before_connect_counts(broker: Broker, links: Any) -> None:
+    link = MqttLink(broker.url, client_id="a28", limits=FAST)
+    link.subscribe(["t28/a", "t28/b"])
+    link.unsubscribe(["t28/b"])
+    link.connect(5.0)
+    assert link.events.get(timeout=1.0) == Connected()
+    link.publish("t28/b", b"unwanted")
+    link.publish("t28/a", b"wanted")
+    assert links.received(link) == Received("t28/a", b"wanted")
+    assert links.is_quiet(link)
+    link.close()
 
 
 # Limits
@@ -529,6 +609,13 @@ def test_a_refused_subscription_is_told() -> None:
         MqttLink(url + "?protocol=3.1.1", client_id="a23", filters=["x"]).connect(2.0)
 
 
+def packet_of(topic: bytes, payload: bytes) -> bytes:
+    """Return a PUBLISH packet of QoS 0 with 3 bytes of remaining length."""
+    length = 2 + len(topic) + len(payload)
+    digits = bytes([length & 127 | 128, length >> 7 & 127 | 128, length >> 14])
+    return b"\x30" + digits + len(topic).to_bytes(2, "big") + topic + payload
+
+
 def packet(kind: int, body: bytes) -> bytes:
     assert len(body) < 128
     return bytes([kind, len(body)]) + body
@@ -556,8 +643,8 @@ def test_malformed_packets_never_kill_the_thread(bad: bytes, links: Any) -> None
 
     def answer(connection: socket.socket) -> None:
         read_packet(connection)
-        connection.sendall(b"\x20\x02\x00\x00")
         connections.append(1)
+        connection.sendall(b"\x20\x02\x00\x00")
         if len(connections) == 1:
             connection.sendall(bad)
         time.sleep(0.05)

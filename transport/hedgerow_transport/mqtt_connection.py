@@ -229,7 +229,7 @@ class MqttConnection:
         if self._client.socket() is None:
             self._note_lost(Lost("the connection was lost"))
 
-    def farewell(self, *, timeout_s: float = 0.5) -> None:
+    def farewell(self, *, timeout_s: float = 1.0) -> None:
         """Say DISCONNECT, so that the will is not published, and close.
 
         paho closes the socket at once. With bytes unread the kernel then resets the connection, and the

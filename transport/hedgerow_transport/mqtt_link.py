@@ -172,7 +172,7 @@ class MqttLink:
                 self._state.changed.notify_all()
         if run is not None and run.thread is not threading.current_thread():
             # A look-up of a name cannot be interrupted; the thread is a daemon and ends after it.
-            run.thread.join(4.0)
+            run.thread.join(5.0)
 
     def _check_open(self) -> None:
         if self._state.closed:

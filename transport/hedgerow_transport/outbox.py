@@ -11,20 +11,20 @@ from hedgerow_transport.traffic import publish_bytes
 
 logger = logging.getLogger(__name__)
 
-# A QoS 1 message that was under way at this many lost connections is taken for their cause (above a limit
-# that the broker did not tell, say) and given up.
-MAX_ATTEMPTS = 5
+# A QoS 1 message that was the oldest under way at this many lost connections is taken for their cause (above
+# a limit that the broker did not tell, say) and given up.
+MAX_LOSSES = 5
 
 
 @dataclass(slots=True)
 class Outgoing:
-    """A message on its way, and how often it was handed to a connection."""
+    """A message on its way, and how many connections were lost while it was the oldest under way."""
 
     topic: str
     payload: bytes
     retain: bool
     qos: int
-    attempts: int = 0
+    losses: int = 0
 
     @property
     def packet_bytes(self) -> int:
@@ -73,7 +73,6 @@ class Outbox:
 
     def sent(self, message: Outgoing, packet_id: int) -> None:
         """Note that a taken message was handed to a connection."""
-        message.attempts += 1
         if message.qos:
             self._unacked[packet_id] = message
         else:
@@ -92,10 +91,13 @@ class Outbox:
 
     def rewind(self) -> None:
         """Note that the connection is lost: QoS 0 is dropped, QoS 1 goes again, what was under way first."""
+        for oldest in tuple(self._unacked.values())[:1]:
+            # Brokers acknowledge in order: those behind it are not to blame.
+            oldest.losses += 1
         again = [message for message in (*self._unacked.values(), *self._queue) if message.qos]
         self._unacked.clear()
-        self._queue = deque(message for message in again if message.attempts < MAX_ATTEMPTS)
+        self._queue = deque(message for message in again if message.losses < MAX_LOSSES)
         self._num_bytes = sum(message.packet_bytes for message in self._queue)
         for message in again:
-            if message.attempts >= MAX_ATTEMPTS:
-                logger.warning("a message for %s broke %d links: dropped", message.topic, MAX_ATTEMPTS)
+            if message.losses >= MAX_LOSSES:
+                logger.warning("a message for %s broke %d links: dropped", message.topic, MAX_LOSSES)
