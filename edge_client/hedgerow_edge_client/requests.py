@@ -146,6 +146,27 @@ class TrainResult:
         return cls(**{**wire, "weights": np.frombuffer(wire["weights"], "<f4").astype(np.float32)})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a training stands.
+
+    Parameters
+    ----------
+    epoch, epochs
+        The epoch under way, from 1, and how many there will be.
+    batch, batches
+        The batch of the epoch that is just done, from 1, and how many there are.
+    loss
+        Of that batch.
+    """
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    loss: float
+
+
 def _check_vector(vector: NDArray[Any], name: str, kind: type) -> None:
     if vector.ndim != 1 or vector.dtype != kind:
         raise ValueError(f"{name} must be a flat {kind.__name__} vector, got {vector.dtype} {vector.shape}")

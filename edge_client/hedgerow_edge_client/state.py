@@ -101,7 +101,8 @@ class Snapshot:
         for name, vector, kind in vectors:
             if vector.dtype != kind or vector.shape != (self.weights.size,):
                 raise ValueError(
-                    f"{name} must be {kind.__name__} ({self.weights.size},), got {vector.dtype} {vector.shape}"
+                    f"{name} must be {kind.__name__} ({self.weights.size},), "
+                    f"got {vector.dtype} {vector.shape}"
                 )
 
 

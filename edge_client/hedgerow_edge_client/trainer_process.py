@@ -1,0 +1,420 @@
+"""The client's side of the trainer: a child process whose crash is an event, not an end. Loads no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow_codecs import Layout, LayoutError
+from hedgerow_edge_client.errors import (
+    EdgeClientError,
+    EmptyData,
+    TaskError,
+    TrainerCrashed,
+    TrainerFailed,
+    TrainerTimeout,
+    TrainingDiverged,
+)
+from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
+from hedgerow_edge_client.trainer_frames import FrameFault, pack_array, read_frame, unpack_array, write_frame
+
+_CLOSE_S = 2.0
+_KINDS: dict[str, type[EdgeClientError]] = {
+    "TaskError": TaskError,
+    "EmptyData": EmptyData,
+    "TrainingDiverged": TrainingDiverged,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a task is, as the trainer sees it.
+
+    Parameters
+    ----------
+    layout
+        The model's tensors.
+    num_samples
+        Training samples of this client.
+    torch_version
+        Such as ``2.9.1``.
+    metric
+        Name of the task's metric.
+    has_test_data
+        Whether the task file defines `load_test_data`.
+    """
+
+    layout: Layout
+    num_samples: int
+    torch_version: str
+    metric: str
+    has_test_data: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Training is done."""
+
+    round: int
+    result: TrainResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """Training ended with an error; the trainer lives.
+
+    Parameters
+    ----------
+    kind
+        Name of the error: ``TaskError``, ``EmptyData``, ``TrainingDiverged``, ``MemoryError``, ...
+    reason
+        A sentence for a person.
+    """
+
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crashed:
+    """The trainer died in training; the next request starts another one."""
+
+    reason: str
+
+
+TrainerEvent = Progress | Trained | Failed | Crashed
+_EVENTS = (Progress, Trained, Failed, Crashed)
+
+
+class TrainerProcess:
+    """Trains in a child process, which starts when it is first needed.
+
+    All methods but `cancel` and `close` may be called from one thread only. The process stays until `stop` or
+    `close`; after a crash or `stop` the next call starts another one.
+
+    Parameters
+    ----------
+    task
+        The task file.
+    data
+        The folder of this device's data, given to the task.
+    client
+        This device's name, given to the task.
+    threads
+        Threads of torch.
+    events
+        A queue to put events into, where another one than an own is wanted.
+
+    Attributes
+    ----------
+    events : queue.Queue
+        `Progress`, `Trained`, `Failed` and `Crashed` of `start_train`.
+    """
+
+    def __init__(
+        self,
+        task: Path,
+        *,
+        data: Path | None,
+        client: str,
+        threads: int = 1,
+        events: queue.Queue[Any] | None = None,
+    ) -> None:
+        self.events: queue.Queue[Any] = queue.Queue() if events is None else events
+        self._command = [sys.executable, "-P", "-m", "hedgerow_edge_client.trainer", str(task)]
+        self._command += ["--client", client, "--threads", str(threads)]
+        self._command += [] if data is None else ["--data", str(data)]
+        self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self._child: _Child | None = None
+        self._number = 0
+
+    def __enter__(self) -> TrainerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the process; None when there is none."""
+        return None if self._child is None or not self._child.alive else self._child.pid
+
+    def describe(self, *, timeout_s: float = 180.0) -> Description:
+        """Load the task, its model and its data, and say what they are.
+
+        Raises
+        ------
+        TaskError, EmptyData
+            The task file cannot be used, or has no data for this client.
+        TrainerCrashed, TrainerTimeout, TrainerFailed
+            The process died, did not answer, or failed in another way.
+        """
+        answer = self._ask("describe", {}, timeout_s=timeout_s)
+        try:
+            layout = Layout.from_bytes(answer["layout"])
+        except LayoutError as error:
+            raise TrainerFailed(f"the trainer sent no layout: {error}", kind="LayoutError") from error
+        return Description(
+            layout=layout,
+            num_samples=int(answer["num_samples"]),
+            torch_version=str(answer["torch_version"]),
+            metric=str(answer["metric"]),
+            has_test_data=bool(answer["has_test_data"]),
+        )
+
+    def predict(
+        self, weights: NDArray[np.float32], inputs: NDArray[Any], *, timeout_s: float = 180.0
+    ) -> NDArray[Any]:
+        """Return the model's outputs ``(n, ...)`` for inputs ``(n, ...)``; raises as `describe`."""
+        message = {"weights": weights.astype("<f4", copy=False).tobytes(), "inputs": pack_array(inputs)}
+        return unpack_array(self._ask("predict", message, timeout_s=timeout_s)["outputs"])
+
+    def template(self, *, seed: int = 0, timeout_s: float = 600.0) -> bytes:
+        """Return the ONNX template of the task's model, built after seeding torch; raises as `describe`.
+
+        The template holds the model's layout and first weights.
+        """
+        return bytes(self._ask("template", {"seed": seed}, timeout_s=timeout_s)["template"])
+
+    def test_data(self, *, timeout_s: float = 180.0) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Return the task's test (inputs, targets), or None when it has none; raises as `describe`."""
+        answer = self._ask("test_data", {}, timeout_s=timeout_s)
+        if answer["inputs"] is None:
+            return None
+        return unpack_array(answer["inputs"]), unpack_array(answer["targets"])
+
+    def start_train(self, request: TrainRequest) -> None:
+        """Begin to train; what comes of it is put into `events`.
+
+        A training that is still under way is cancelled.
+
+        Raises
+        ------
+        TrainerCrashed
+            The process cannot be started, or died just now.
+        """
+        self.cancel()
+        child = self._running()
+        self._number += 1
+        child.send_training(self._number, request)
+
+    def cancel(self) -> None:
+        """Stop the training that is under way: nothing of it is in `events` any more, nor will be."""
+        if self._child is not None:
+            self._child.cancel()
+        with self.events.mutex:
+            kept = [event for event in self.events.queue if not isinstance(event, _EVENTS)]
+            self.events.queue.clear()
+            self.events.queue.extend(kept)
+
+    def stop(self) -> None:
+        """End the process and give its memory back; the next request starts another one."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.stop()
+
+    def close(self) -> None:
+        """End the process. May be called twice."""
+        self.stop()
+
+    def _running(self) -> _Child:
+        if self._child is not None and not self._child.alive:
+            self.stop()
+        if self._child is None:
+            command = list(self._command)
+            if threading.current_thread() is threading.main_thread():
+                # The kernel sends this death signal when the *thread* that started the child ends.
+                command.append("--die-with-parent")
+            self._child = _Child(command, environment=self._environment, events=self.events)
+        return self._child
+
+    def _ask(self, operation: str, content: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        child = self._running()
+        self._number += 1
+        answers = child.send(self._number, {"op": operation, **content})
+        try:
+            answer = answers.get(timeout=timeout_s)
+        except queue.Empty:
+            # What it hangs in, it would hang in for the next request too.
+            self.stop()
+            raise TrainerTimeout(
+                f"the trainer did not answer '{operation}' within {timeout_s:g} s: "
+                "is load_data or build_model waiting for something?",
+                kind="TrainerTimeout",
+            ) from None
+        if isinstance(answer, TrainerCrashed):
+            raise answer
+        if "failed" in answer:
+            kind, reason = str(answer["failed"]["kind"]), str(answer["failed"]["reason"])
+            raise _KINDS[kind](reason) if kind in _KINDS else TrainerFailed(reason, kind=kind)
+        return dict(answer["result"])
+
+
+class _Child:
+    """One life of the process: what was asked of it, and the thread that reads its answers."""
+
+    def __init__(self, command: list[str], *, environment: dict[str, str], events: queue.Queue[Any]) -> None:
+        self._events = events
+        self._lock = threading.Lock()
+        self._waiting: dict[int, queue.SimpleQueue[Any]] = {}
+        self._training: tuple[int, int] | None = None  # number of the request, round
+        self._closing = False
+        self._crash: TrainerCrashed | None = None
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            )
+        except OSError as error:
+            raise TrainerCrashed(f"the trainer could not be started ({error.strerror or error})") from error
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._reader = threading.Thread(target=self._read, name="trainer-reader", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._crash is None and not self._closing
+
+    def send(self, number: int, message: Mapping[str, Any]) -> queue.SimpleQueue[Any]:
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        with self._lock:
+            if self._crash is not None:
+                answers.put(self._crash)
+                return answers
+            self._waiting[number] = answers
+        self._write({"id": number, **message})
+        return answers
+
+    def send_training(self, number: int, request: TrainRequest) -> None:
+        with self._lock:
+            if self._crash is not None:
+                raise self._crash
+            self._training = (number, request.round)
+        self._write({"id": number, "op": "train", "request": request.to_wire()})
+
+    def cancel(self) -> None:
+        with self._lock:
+            training, self._training = self._training, None
+        if training is not None:
+            self._write({"id": training[0], "op": "cancel"})
+
+    def stop(self) -> None:
+        with self._lock:
+            self._closing = True
+            self._training = None
+        # It ends at the end of its stdin; flushing may fail when it has ended already.
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        try:
+            self._process.wait(_CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        self._stdout.close()
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        # A child that is gone is noticed, and told of, by the reader.
+        with contextlib.suppress(OSError):
+            write_frame(self._stdin, message)
+
+    def _read(self) -> None:
+        fault = ""
+        try:
+            while (message := read_frame(self._stdout)) is not None:
+                self._take(message)
+        except (FrameFault, KeyError, TypeError, ValueError) as error:
+            fault = f"it sent something that is no answer ({error})"
+            self._process.kill()
+        except OSError as error:
+            fault = f"its pipe broke ({error})"
+            self._process.kill()
+        self._ended(fault, self._process.wait())
+
+    def _take(self, message: dict[str, Any]) -> None:
+        number = int(message["id"])
+        with self._lock:
+            waiting = self._waiting.get(number)
+            if waiting is not None:
+                del self._waiting[number]
+                waiting.put(message)
+            elif self._training is not None and self._training[0] == number:
+                event = _event(message, round=self._training[1])
+                if not isinstance(event, Progress):
+                    self._training = None
+                if event is not None:
+                    self._events.put(event)
+
+    def _ended(self, fault: str, returncode: int) -> None:
+        crash = describe_end(returncode, fault=fault)
+        with self._lock:
+            self._crash = crash
+            if self._training is not None and not self._closing:
+                self._events.put(Crashed(reason=str(crash)))
+            self._training = None
+            for waiting in self._waiting.values():
+                waiting.put(crash)
+            self._waiting.clear()
+
+
+def describe_end(returncode: int, *, fault: str = "") -> TrainerCrashed:
+    """Return the error for a trainer that ended by itself.
+
+    Parameters
+    ----------
+    returncode
+        As `subprocess` has it: negative when a signal ended it.
+    fault
+        What we ended it for, when it was us.
+    """
+    if fault:
+        return TrainerCrashed(f"the trainer was stopped: {fault}")
+    if returncode >= 0:
+        return TrainerCrashed(
+            f"the trainer ended with exit code {returncode}: see what it wrote above, or run hedgerow doctor"
+        )
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    if name == "SIGKILL":
+        sentence = (
+            "the trainer was killed (SIGKILL), probably out of memory: use a smaller batch_size or model"
+        )
+    elif name == "SIGILL":
+        sentence = "torch crashed on this processor (SIGILL): run hedgerow doctor"
+    elif name in ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGABRT"):
+        sentence = f"torch or another native library crashed ({name}): run hedgerow doctor"
+    else:
+        sentence = f"the trainer was ended from outside ({name})"
+    return TrainerCrashed(sentence, signal=name)
+
+
+def _event(message: Mapping[str, Any], *, round: int) -> TrainerEvent | None:
+    if "progress" in message:
+        return Progress(**message["progress"])
+    if "result" in message:
+        return Trained(round=round, result=TrainResult.from_wire(message["result"]))
+    if "failed" in message:
+        return Failed(kind=str(message["failed"]["kind"]), reason=str(message["failed"]["reason"]))
+    return None  # cancelled: whoever cancelled knows

@@ -1,0 +1,269 @@
+"""Local training under a mask: stochastic gradient descent, written out.
+
+`torch.optim` is not imported: it pulls in a compiler, 80 MB of memory and a second of time.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from hedgerow_codecs import Layout
+from hedgerow_edge_client.errors import TaskError, TrainingCancelled, TrainingDiverged
+from hedgerow_edge_client.parameters import module_layout, read_parameters, write_parameters
+from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
+from hedgerow_edge_client.samples import Samples
+from hedgerow_edge_client.task import Task
+from hedgerow_export import MetricError, find_metric
+
+
+def train(
+    module: nn.Module,
+    samples: Samples,
+    request: TrainRequest,
+    *,
+    task: Task,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TrainResult:
+    """Train `module` from the request's weights and return what came out.
+
+    The same request on the same samples gives the same bits, whatever ran before in this process; dead
+    weights stay 0. Each step is ``v = momentum v + g + weight_decay w + mu (w - w0)``, ``w = w -
+    learning_rate v`` with ``v = 0`` at first, as in `torch.optim.SGD`; mu is FedProx's (Li 2020, eq. 2).
+
+    Parameters
+    ----------
+    module
+        The task's model. Its float tensors are overwritten.
+    samples
+        The task's data.
+    request
+        Where from and how.
+    task
+        Gives the loss, the metric and the protected tensors.
+    on_progress
+        Called after every batch.
+    should_stop
+        Asked before every batch.
+
+    Raises
+    ------
+    TrainingDiverged
+        The loss or a weight is no finite number any more.
+    TrainingCancelled
+        `should_stop` said so.
+    TaskError
+        The user's code fails, or gives what cannot be used.
+    ValueError
+        The request's vectors do not fit the model.
+    """
+    layout = module_layout(module, protect=task.protect)
+    if request.weights.size != layout.num_parameters:
+        raise ValueError(
+            f"the request has {request.weights.size} weights, the model {layout.num_parameters}: "
+            "is it of another version of the task?"
+        )
+    start = time.monotonic()
+    _seed_everything(request.seed)
+    write_parameters(module, layout, np.where(request.live, request.weights, np.float32(0.0)))
+    module.train()
+    descent = _Descent(module, layout, request)
+    batches = _Batches(len(samples), request)
+    steps, tally = 0, _Tally()
+    for epoch in range(1, request.epochs + 1):
+        tally = _Tally()
+        for number, indices in enumerate(batches.shuffled(), start=1):
+            if should_stop is not None and should_stop():
+                raise TrainingCancelled(f"training of round {request.round} was cancelled")
+            steps += 1
+            loss, outputs, targets = _forward(module, samples, indices, task)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise _diverged(request, steps, value)
+            with task.blame("the loss's gradient"):
+                loss.backward()
+            descent.step()
+            tally.add(value, _accuracy(outputs, targets, task), count=len(indices))
+            if on_progress is not None:
+                on_progress(
+                    Progress(
+                        epoch=epoch, epochs=request.epochs, batch=number, batches=len(batches), loss=value
+                    )
+                )
+            if request.max_seconds and time.monotonic() - start >= request.max_seconds:
+                break
+        else:
+            continue
+        break
+    weights = read_parameters(module, layout)
+    if not np.isfinite(weights).all():
+        raise _diverged(request, steps, tally.loss)
+    return TrainResult(
+        weights=weights,
+        num_samples=len(samples),
+        loss=tally.loss,
+        accuracy=tally.accuracy,
+        steps=steps,
+        seconds=time.monotonic() - start,
+    )
+
+
+class _Batches:
+    """Which samples make up the batches, anew for each epoch."""
+
+    def __init__(self, num_samples: int, request: TrainRequest) -> None:
+        self._num_samples = num_samples
+        self._size = request.batch_size
+        self._shuffle = torch.Generator().manual_seed(request.seed)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self._num_samples, self._size)
+        # Batch normalisation cannot take a batch of one; the sample has its turn in another epoch.
+        return max(1, whole + (1 if rest > 1 else 0)) if self._size > 1 else whole
+
+    def shuffled(self) -> list[list[int]]:
+        order: list[int] = torch.randperm(self._num_samples, generator=self._shuffle).tolist()
+        return [order[i * self._size : (i + 1) * self._size] for i in range(len(self))]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Means over the samples of an epoch."""
+
+    loss_sum: float = 0.0
+    right: float | None = None
+    count: int = 0
+
+    def add(self, loss: float, accuracy: float | None, *, count: int) -> None:
+        self.loss_sum += loss * count
+        if accuracy is not None:
+            self.right = (self.right or 0.0) + accuracy * count
+        self.count += count
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.count
+
+    @property
+    def accuracy(self) -> float | None:
+        return None if self.right is None else self.right / self.count
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A parameter, its dead entries, where it started, and its velocity."""
+
+    weight: nn.Parameter
+    dead: torch.Tensor | None
+    anchor: torch.Tensor | None
+    velocity: torch.Tensor | None = None
+
+
+class _Descent:
+    """Stochastic gradient descent on the live entries."""
+
+    def __init__(self, module: nn.Module, layout: Layout, request: TrainRequest) -> None:
+        self._request = request
+        self._slots = []
+        parameters = dict(module.named_parameters())
+        for spec, first in zip(layout.tensors, layout.offsets, strict=False):
+            weight = parameters.get(spec.name)
+            if weight is None or not weight.requires_grad:
+                continue
+            weight.grad = None
+            live = request.live[first : first + spec.size]
+            dead = None if live.all() else torch.from_numpy(~live).reshape(spec.shape)
+            anchor = weight.detach().clone() if request.proximal_mu else None
+            self._slots.append(_Slot(weight, dead, anchor))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take one step along the gradients, and clear them."""
+        request = self._request
+        for slot in self._slots:
+            weight, gradient = slot.weight, slot.weight.grad
+            if gradient is None:
+                continue
+            weight.grad = None
+            if gradient.is_sparse:
+                gradient = gradient.to_dense()
+            if request.weight_decay:
+                gradient = gradient.add(weight, alpha=request.weight_decay)
+            if slot.anchor is not None:
+                gradient = gradient.add(weight - slot.anchor, alpha=request.proximal_mu)
+            if slot.dead is not None:
+                # Not a product with 0, which would leave a NaN what it is.
+                gradient = gradient.masked_fill(slot.dead, 0.0)
+            if request.momentum:
+                if slot.velocity is None:
+                    slot.velocity = gradient.clone()
+                else:
+                    slot.velocity.mul_(request.momentum).add_(gradient)
+                gradient = slot.velocity
+            weight.add_(gradient, alpha=-request.learning_rate)
+
+
+def _seed_everything(seed: int) -> None:
+    """Seed dropout, and the generators that a dataset's augmentation may use."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def _forward(
+    module: nn.Module, samples: Samples, indices: list[int], task: Task
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    with task.blame("reading a batch of the data"):
+        inputs, targets = samples.batch(indices)
+    with task.blame(f"the model, on a batch of shape {tuple(inputs.shape)},"):
+        outputs = module(inputs)
+    with task.blame("loss"):
+        loss = task.loss(outputs, targets)
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        found = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise TaskError(f"loss returns a {found}: return a tensor with one number in it", path=task.path)
+    if not loss.requires_grad:
+        raise TaskError(
+            "the loss does not depend on the model's parameters: "
+            "compute it from `outputs`, without detach(), item() or numpy()",
+            path=task.path,
+        )
+    return loss.reshape(()), outputs, targets
+
+
+def _accuracy(outputs: object, targets: torch.Tensor, task: Task) -> float | None:
+    if task.metric != "accuracy":
+        return None
+    if not isinstance(outputs, torch.Tensor):
+        raise TaskError(
+            f"the model returns a {type(outputs).__name__}, and accuracy needs one tensor", path=task.path
+        )
+    try:
+        return float(find_metric("accuracy").score(outputs.detach().numpy(), targets.numpy()).mean())
+    except MetricError as error:
+        raise TaskError(
+            f'{error} Or set another metric in the task file, such as metric = "mse".', path=task.path
+        ) from error
+
+
+def _diverged(request: TrainRequest, step: int, loss: float) -> TrainingDiverged:
+    what = (
+        f"the loss is {loss}"
+        if not math.isfinite(loss)
+        else f"a weight is not finite (the loss was {loss:.4g})"
+    )
+    return TrainingDiverged(
+        f"round {request.round}, step {step}: {what}; lower learning_rate (now {request.learning_rate:g}) in "
+        "the plan, or look for NaN and unscaled values in the data",
+        round=request.round,
+        step=step,
+        loss=loss,
+    )
