@@ -40,7 +40,7 @@ def check_number(codec: Any, key: str, *, low: float, high: float) -> None:
     value = getattr(codec, key)
     default = next(f.default for f in fields(codec) if f.name == key)
     whole = type(default) is int
-    if type(value) is not int and (whole or type(value) is not float):
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         kind = "a whole number" if whole else "a number"
         raise ConfigError(f"codec {codec.codec_id!r}: {key} must be {kind}, got {value!r}", key=key)
     if not (math.isfinite(value) and low <= value <= high):

@@ -13,7 +13,6 @@ from hedgerow_codecs.decoded import DecodedUpdate
 from hedgerow_codecs.grid_codec import WRITE_CODES, decode_on_grid, encode_on_grid
 from hedgerow_codecs.mask import Mask
 from hedgerow_codecs.stages.quantize import DeadzoneQuantizer
-from hedgerow_codecs.stages.select import KeepAll
 from hedgerow_codecs.stages.signal import Stage
 
 
@@ -59,7 +58,6 @@ class DeadzoneCodec:
 
     def _stages(self) -> tuple[Stage, ...]:
         return (
-            KeepAll(),
             DeadzoneQuantizer(step=self.step, deadzone=self.deadzone, tradeoff=self.tradeoff),
             WRITE_CODES,
         )

@@ -71,18 +71,18 @@ class ContextCoder:
             return replace(signal, data=reader.rest())
         levels = _read_levels(reader, mask=signal.mask)
         classes = live_classes(levels, mask=signal.mask)
-        places = np.flatnonzero(classes)
-        bases = classes[places] - np.uint8(1)
-        symbols = _read(reader, bases, model=magnitude_model(), lanes=lanes)
-        nonzero = np.flatnonzero(symbols)
-        positions, magnitudes = places[nonzero].astype(np.int64), symbols[nonzero].astype(np.int64)
+        told = classes > 0
+        symbols = np.zeros(classes.size, np.uint8)
+        symbols[told] = _read(reader, classes[told] - np.uint8(1), model=magnitude_model(), lanes=lanes)
+        positions = np.flatnonzero(symbols).astype(np.int64, copy=False)
+        magnitudes = symbols[positions].astype(np.int64)
         large = np.flatnonzero(magnitudes == FIRST_BUCKETED)
         buckets = np.zeros(0, np.uint8)
         if large.size:
             alphabet = reader.byte()
             if not 2 <= alphabet <= NUM_BUCKETS:
                 raise PayloadError(f"an alphabet has 2 to {NUM_BUCKETS} symbols, not {alphabet}")
-            buckets = _read(reader, bases[nonzero[large]], model=excess_model(alphabet))
+            buckets = _read(reader, classes[positions[large]] - np.uint8(1), model=excess_model(alphabet))
         reader.unload()
         negative = _read_signs(reader, count=positions.size) if self.signed else np.False_
         magnitudes[large] += unbucket(buckets, _read_bits(reader, count=int(low_bits(buckets).sum())))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +45,16 @@ class Levels:
 
     def classes(self) -> NDArray[np.uint8]:
         """Return the class of each row and column, shape (len(rows), len(columns))."""
-        sums = self.rows[:, None].astype(np.int16) + self.columns[None, :] - EVEN
-        sums = np.clip(sums, 1, NUM_CLASSES - 1)
-        return np.where((self.rows[:, None] == 0) | (self.columns[None, :] == 0), 0, sums).astype(np.uint8)
+        return _class_table()[self.rows[:, None], self.columns]
+
+
+@cache
+def _class_table() -> NDArray[np.uint8]:
+    """Return the class for each row level and column level, shape (16, 16)."""
+    levels = np.arange(NUM_LEVELS)
+    table = np.clip(levels[:, None] + levels - EVEN, 1, NUM_CLASSES - 1).astype(np.uint8)
+    table[0], table[:, 0] = 0, 0
+    return table
 
 
 def geometry(tensor: TensorSpec) -> tuple[int, int, int]:
@@ -79,49 +88,93 @@ def fit_levels(
     if not places.size:
         return Levels(rows=np.zeros(1, np.uint8), columns=np.full(1, EVEN, np.uint8))
     rows, columns, cell = geometry(tensor)
-    # Magnitudes weigh as their number of bits would: one outlier must not raise the level of its row.
-    weights = np.minimum(magnitudes, 16).astype(np.float64)
-    room = _room(live, rows=rows, columns=columns, cell=cell)
-    cells = places // cell
-    mass = np.bincount(cells, weights, minlength=rows * columns).reshape(rows, columns).astype(np.float64)
+    # Magnitudes weigh no more than 16: one outlier must not raise the level of its row.
+    codes = _Codes(
+        rows=places // (columns * cell),
+        columns=places // cell % columns,
+        mass=np.minimum(magnitudes, 16).astype(np.float64),
+        room=_room(live, rows=rows, columns=columns, cell=cell),
+        shape=(rows, columns),
+    )
     candidates = [
-        _levels(mass, room, by_row=by_row, by_column=by_column)
+        _levels(codes, by_row=by_row, by_column=by_column)
         for by_row in ((False, True) if rows > 1 else (False,))
         for by_column in ((False, True) if columns > 1 else (False,))
     ]
-    return min(candidates, key=lambda levels: _cost(levels, mass=mass, room=room))
+    return min(candidates, key=lambda levels: _cost(levels, codes=codes))
 
 
-def _room(live: NDArray[np.bool_], *, rows: int, columns: int, cell: int) -> NDArray[np.float64]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Codes:
+    """Where a tensor's codes are, what they weigh, and how many entries there are in each cell."""
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    mass: NDArray[np.float64]
+    room: NDArray[np.float32] | int
+    shape: tuple[int, int]
+
+    def room_of_columns(self) -> NDArray[np.float64]:
+        if isinstance(self.room, int):
+            return np.full(self.shape[1], float(self.room * self.shape[0]))
+        return self.room.sum(axis=0, dtype=np.float64)
+
+    def room_of_rows(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the weighted entries of each row; `weights` are of the columns, or one for all."""
+        if isinstance(self.room, int):
+            total = self.room * float(np.broadcast_to(weights, self.shape[1:]).sum())
+            return np.full(self.shape[0], total)
+        of_columns = np.broadcast_to(weights, self.shape[1:]).astype(np.float32)
+        return np.asarray(self.room @ of_columns, np.float64)
+
+    def room_of_classes(self, levels: Levels) -> NDArray[np.float64]:
+        if isinstance(self.room, int):
+            of_rows = np.bincount(levels.rows, minlength=NUM_LEVELS) / levels.rows.size
+            of_columns = np.bincount(levels.columns, minlength=NUM_LEVELS) / levels.columns.size
+            cells = np.outer(of_rows, of_columns) * (self.shape[0] * self.shape[1] * self.room)
+            return _sum_by_class(_class_table(), cells)
+        return _sum_by_class(np.broadcast_to(levels.classes(), self.shape), self.room)
+
+    def mass_of_classes(self, levels: Levels) -> NDArray[np.float64]:
+        of_rows = levels.rows[self.rows if levels.rows.size > 1 else 0]
+        of_columns = levels.columns[self.columns if levels.columns.size > 1 else 0]
+        classes = np.broadcast_to(_class_table()[of_rows, of_columns], self.mass.shape)
+        return _sum_by_class(classes, self.mass)
+
+
+def _sum_by_class(classes: NDArray[np.uint8], weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    return np.bincount(classes.reshape(-1), weights.reshape(-1), minlength=NUM_CLASSES).astype(np.float64)
+
+
+def _room(live: NDArray[np.bool_], *, rows: int, columns: int, cell: int) -> NDArray[np.float32] | int:
     if live.all():
-        return np.broadcast_to(np.float64(cell), (rows, columns))
-    room: NDArray[np.float64] = live.reshape(rows, columns, cell).sum(axis=2, dtype=np.float64)
-    return room
+        return cell
+    return np.asarray(live.reshape(rows, columns, cell).sum(axis=2), np.float32)
 
 
-def _levels(mass: NDArray[np.float64], room: NDArray[np.float64], *, by_row: bool, by_column: bool) -> Levels:
+def _levels(codes: _Codes, *, by_row: bool, by_column: bool) -> Levels:
     column_levels = np.full(1, EVEN, np.uint8)
-    expected = room
+    weights = np.ones(1)
     if by_column:
-        found = mass.sum(axis=0)
-        fair = room.sum(axis=0) * (mass.sum() / room.sum())
+        found = np.bincount(codes.columns, codes.mass, minlength=codes.shape[1])
+        fair = codes.room_of_columns()
+        fair *= found.sum() / fair.sum()
         octaves = np.rint(np.log2((found + _SHRINK) / (fair + _SHRINK)))
         column_levels = np.where(found > 0, np.clip(octaves + EVEN, 1, NUM_LEVELS - 1), 0).astype(np.uint8)
-        expected = room * np.where(found > 0, np.exp2(column_levels - float(EVEN)), 0)
-    axis = 1 if by_row else None
-    found = np.atleast_1d(mass.sum(axis=axis))
-    fair = np.atleast_1d(expected.sum(axis=axis))
+        weights = np.where(found > 0, np.exp2(column_levels - float(EVEN)), 0)
+    found = np.bincount(codes.rows, codes.mass, minlength=codes.shape[0])
+    fair = codes.room_of_rows(weights)
+    if not by_row:
+        found, fair = found.sum(keepdims=True), fair.sum(keepdims=True)
     octaves = np.rint(np.log2(np.maximum(found, 1) / np.maximum(fair, 1e-9)))
     row_levels = np.where(found > 0, np.clip(octaves + UNIT_CLASS, 1, NUM_CLASSES - 1), 0).astype(np.uint8)
     return Levels(rows=row_levels, columns=column_levels)
 
 
-def _cost(levels: Levels, *, mass: NDArray[np.float64], room: NDArray[np.float64]) -> float:
-    """Estimate bits: geometric magnitudes in each class, and the entropy of the levels' differences."""
-    classes = np.broadcast_to(levels.classes(), mass.shape).reshape(-1)
-    rooms = np.bincount(classes, room.reshape(-1), minlength=NUM_CLASSES)[1:]
-    means = np.bincount(classes, mass.reshape(-1), minlength=NUM_CLASSES)[1:] / np.maximum(rooms, 1e-9)
-    means = np.maximum(means, 1e-9)
+def _cost(levels: Levels, *, codes: _Codes) -> float:
+    """Estimate bits: geometric magnitudes in each class, and the entropy of the levels."""
+    rooms = codes.room_of_classes(levels)[1:]
+    means = np.maximum(codes.mass_of_classes(levels)[1:] / np.maximum(rooms, 1e-9), 1e-9)
     bits = float(np.sum(rooms * (np.log2(1 + means) + means * np.log2(1 + 1 / means))))
     for side in (levels.rows, levels.columns):
         counts = np.bincount(side)

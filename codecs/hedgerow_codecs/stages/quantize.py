@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hedgerow_codecs.errors import PayloadError
 from hedgerow_codecs.grid import MAX_CODE, MAX_MAGNITUDE, NUM_STEPS, grid_index, grid_steps
 from hedgerow_codecs.stages.energy import NUM_CLASSES, fit_all_levels, live_classes
+from hedgerow_codecs.stages.rans import count_small
 from hedgerow_codecs.stages.signal import Signal
 
 _NO_STEP = 0xFFFF
@@ -124,8 +125,8 @@ def _round_outside(
 
 def _code_bits(classes: NDArray[np.uint8], of_codes: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return how many bits more a code takes than a zero in its class, shape of `of_codes`."""
-    rooms = np.bincount(classes, minlength=NUM_CLASSES) + 1
-    share = (np.bincount(of_codes, minlength=NUM_CLASSES) + 0.5) / rooms
+    rooms = count_small(classes, size=NUM_CLASSES) + 1
+    share = (count_small(of_codes, size=NUM_CLASSES) + 0.5) / rooms
     bits: NDArray[np.float64] = np.clip(np.log2((1 - share) / share) + 1, 0, _MAX_CODE_BITS)
     return bits[of_codes]
 

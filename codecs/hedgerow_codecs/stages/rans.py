@@ -10,6 +10,7 @@ SPEC.md, section 5.4.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ MAX_STEPS = 1 << 14
 _SCALE = 1 << PROBABILITY_BITS
 _FIRST_REBUILD = 16
 _BLOCK = 64
+_COUNT_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,7 +34,7 @@ class Model:
     prior : ndarray, int64, shape (num_bases, num_memories, alphabet)
         Weights of the symbols in each context, in 4096ths of a symbol seen; at least 2 symbols.
     next_state : ndarray, uint8, shape (num_states, alphabet)
-        State of a lane after a symbol; lanes begin in state 0.
+        State of a lane after a symbol; lanes begin in state 0. At most 256 entries.
     memory : ndarray, uint8, shape (num_states,)
         Which memory a state stands for.
     """
@@ -76,8 +78,7 @@ def encode_symbols(
     steps, lanes = grid_shape(symbols.size, lanes)
     short = symbols.size - (lanes - 1) * steps  # the last lane's length
     by_step = _by_step(symbols, steps=steps, lanes=lanes)
-    contexts = _contexts(by_step, _by_step(bases, steps=steps, lanes=lanes), model=model)
-    cells = contexts * np.uint16(model.alphabet) + by_step
+    cells = _cells(by_step, _by_step(bases, steps=steps, lanes=lanes), model=model)
     tables = _tables_by_segment(cells, model=model, short=short)
     states = stowed.astype(np.uint32) | np.uint32(1 << 16)
     emitted: list[NDArray[np.uint16]] = []
@@ -126,37 +127,40 @@ def decode_symbols(
     words = np.frombuffer(data, "<u2", offset=4 * lanes).astype(np.uint32)
     if np.any(states < 1 << 16):
         raise PayloadError("a lane starts below its range")
-    num_memories, alphabet = model.prior.shape[1:]
-    base_grid = _by_step(bases, steps=steps, lanes=lanes).astype(np.uint16) * np.uint16(num_memories)
-    next_state = model.next_state.reshape(-1)
-    memory = model.memory
-    lane_states = np.zeros(lanes, np.uint8)
+    base_grid = _by_step(bases * np.uint8(model.prior.shape[1]), steps=steps, lanes=lanes)
+    next_row, memory = _walk(model)
+    shifted_memory = memory.astype(np.uint32) << np.uint32(PROBABILITY_BITS)
+    rows = np.zeros(lanes, np.uint8)
     found = np.zeros((steps, lanes), np.uint8)
     counts = np.zeros(model.prior.size, np.int64)
     used = 0
     for begin, end in _segments(steps):
         lookup = _lookup(_frequencies(counts, model=model))
-        cells = np.zeros((end - begin, lanes), np.uint16)
-        for step in range(begin, end):
-            active = lanes if step < short else lanes - 1
-            state = states[:active]
-            lane_state = lane_states[:active]
-            context = base_grid[step, :active] + memory[lane_state]
-            slot = state & np.uint32(_SCALE - 1)
-            entry = lookup[(context.astype(np.uint32) << np.uint32(PROBABILITY_BITS)) | slot]
-            symbol = (entry >> np.uint32(24)).astype(np.uint8)
-            frequency = (entry >> np.uint32(12)) & np.uint32(_SCALE - 1)
-            state[:] = frequency * (state >> np.uint32(PROBABILITY_BITS)) + (entry & np.uint32(_SCALE - 1))
-            hungry = np.flatnonzero(state < 1 << 16)
-            if hungry.size:
-                if used + hungry.size > words.size:
-                    raise PayloadError(f"{words.size} words are too few")
-                state[hungry] = (state[hungry] << np.uint32(16)) | words[used : used + hungry.size]
-                used += hungry.size
-            found[step, :active] = symbol
-            cells[step - begin, :active] = context * np.uint16(alphabet) + symbol
-            lane_states[:active] = next_state[lane_state.astype(np.uint16) * np.uint16(alphabet) + symbol]
-        counts += _count(cells, size=counts.size, short=short - begin)
+        for block in range(begin, end, _BLOCK):
+            until = min(block + _BLOCK, end)
+            indices = base_grid[block:until].astype(np.uint32) << np.uint32(PROBABILITY_BITS)
+            for step in range(block, until):
+                active = lanes if step < short else lanes - 1
+                state, row, index = states[:active], rows[:active], indices[step - block, :active]
+                index += shifted_memory[row]
+                entry = lookup[index | (state & np.uint32(_SCALE - 1))]
+                state >>= np.uint32(PROBABILITY_BITS)
+                state *= (entry >> np.uint32(12)) & np.uint32(_SCALE - 1)
+                state += entry & np.uint32(_SCALE - 1)
+                entry >>= np.uint32(24)
+                found[step, :active] = entry
+                row += found[step, :active]
+                rows[:active] = next_row[row]
+                (hungry,) = (state < 1 << 16).nonzero()
+                if hungry.size:
+                    if used + hungry.size > words.size:
+                        raise PayloadError(f"{words.size} words are too few")
+                    state[hungry] = (state[hungry] << np.uint32(16)) | words[used : used + hungry.size]
+                    used += hungry.size
+            indices >>= np.uint32(PROBABILITY_BITS)
+            indices *= np.uint32(model.alphabet)
+            indices += found[block:until]
+            counts += _count(indices, size=counts.size, short=short - block)
     if used != words.size or np.any(states >> np.uint32(16) != 1):
         raise PayloadError("coded symbols end in a state that no encoder starts from")
     return found.T.reshape(-1)[: bases.size].copy(), (states & np.uint32(0xFFFF)).astype(np.uint16)
@@ -178,9 +182,9 @@ def grid_shape(count: int, lanes: int) -> tuple[int, int]:
 
 def _compact(bases: NDArray[np.uint8], *, model: Model) -> tuple[NDArray[np.uint8], Model]:
     """Number the bases that occur from 0, and keep a model of these: contexts do not know of each other."""
-    used = np.bincount(bases, minlength=1) > 0
+    used = count_small(bases, size=256) > 0
     numbers = (np.cumsum(used) - 1).astype(np.uint8)
-    return numbers[bases], replace(model, prior=model.prior[: used.size][used])
+    return numbers[bases], replace(model, prior=model.prior[used[: len(model.prior)]])
 
 
 def _by_step(values: NDArray[np.uint8], *, steps: int, lanes: int) -> NDArray[np.uint8]:
@@ -190,14 +194,36 @@ def _by_step(values: NDArray[np.uint8], *, steps: int, lanes: int) -> NDArray[np
     return np.ascontiguousarray(padded.reshape(lanes, steps).T)
 
 
-def _contexts(by_step: NDArray[np.uint8], bases: NDArray[np.uint8], *, model: Model) -> NDArray[np.uint16]:
-    states = np.zeros(by_step.shape[1], np.uint8)
-    contexts = bases.astype(np.uint16) * np.uint16(model.prior.shape[1])
-    next_state = model.next_state.reshape(-1)
+def _cells(by_step: NDArray[np.uint8], bases: NDArray[np.uint8], *, model: Model) -> NDArray[np.uint16]:
+    """Return context times alphabet plus symbol, shape (steps, lanes)."""
+    next_row, memory = _walk(model)
+    rows = np.zeros(by_step.shape[1], np.uint8)
+    cells = bases.astype(np.uint16)
+    cells *= np.uint16(model.prior.shape[1])
     for step in range(by_step.shape[0]):
-        contexts[step] += model.memory[states]
-        states = next_state[states.astype(np.uint16) * np.uint16(model.alphabet) + by_step[step]]
-    return contexts
+        cells[step] += memory[rows]
+        rows += by_step[step]
+        rows = next_row[rows]
+    cells *= np.uint16(model.alphabet)
+    cells += by_step
+    return cells
+
+
+def _walk(model: Model) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return next state and memory, indexed by the place of a state's row in a table of states by symbols.
+
+    A lane's state is kept as that place, so that adding the symbol gives the place of its next state.
+    """
+    places = model.next_state.reshape(-1) * np.uint8(model.alphabet)
+    return places, np.repeat(model.memory, model.alphabet)
+
+
+def count_small(values: NDArray[np.integer[Any]], *, size: int) -> NDArray[np.int64]:
+    """Count values below `size`, in blocks: numpy's bincount first makes int64 of all it is given."""
+    counts = np.zeros(size, np.int64)
+    for start in range(0, values.size, _COUNT_BLOCK):
+        counts += np.bincount(values[start : start + _COUNT_BLOCK], minlength=size)
+    return counts
 
 
 def _segments(steps: int) -> list[tuple[int, int]]:
@@ -221,11 +247,10 @@ def _tables_by_segment(
     return tables
 
 
-def _count(cells: NDArray[np.uint16], *, size: int, short: int) -> NDArray[np.int64]:
-    """Count the cells of a segment whose last lane ends after `short` steps."""
-    counts = np.bincount(cells.reshape(-1), minlength=size)
-    counts -= np.bincount(cells[max(short, 0) :, -1], minlength=size)
-    return counts.astype(np.int64)
+def _count(cells: NDArray[np.integer[Any]], *, size: int, short: int) -> NDArray[np.int64]:
+    """Count the cells of a stretch of steps whose last lane ends after `short` of them."""
+    beyond = np.bincount(cells[max(short, 0) :, -1].astype(np.int64), minlength=size)
+    return count_small(cells.reshape(-1), size=size) - beyond
 
 
 def _frequencies(counts: NDArray[np.int64], *, model: Model) -> NDArray[np.int64]:
