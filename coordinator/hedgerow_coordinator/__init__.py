@@ -1,1 +1,78 @@
 """Run rounds, aggregate updates, prune, and keep the run."""
+
+from hedgerow_coordinator.agent import (
+    CoordinatorAgent,
+    Outcome,
+    RivalError,
+    evaluator,
+    flat_traffic,
+    open_run,
+    read_test_data,
+)
+from hedgerow_coordinator.aggregate import Aggregator
+from hedgerow_coordinator.checkpoint import ServerState, decode_checkpoint, encode_checkpoint
+from hedgerow_coordinator.coordinator import Coordinator
+from hedgerow_coordinator.errors import (
+    AggregationError,
+    CoordinatorError,
+    DensityError,
+    PlanError,
+    PruningError,
+    SettingError,
+    StoreDamaged,
+    StoreError,
+    StoreExists,
+    StoreLocked,
+    StoreMismatch,
+    StoreNotFound,
+)
+from hedgerow_coordinator.plan import Plan, load_plan, parse_plan
+from hedgerow_coordinator.plan_template import plan_template
+from hedgerow_coordinator.pruning import PruningPolicy, prune
+from hedgerow_coordinator.records import (
+    ClientSummary,
+    EventRecord,
+    RoundRecord,
+    StoredUpdate,
+    UpdateRecord,
+)
+from hedgerow_coordinator.store import RunStore
+
+__all__ = [
+    "AggregationError",
+    "Aggregator",
+    "ClientSummary",
+    "Coordinator",
+    "CoordinatorAgent",
+    "CoordinatorError",
+    "DensityError",
+    "EventRecord",
+    "Outcome",
+    "Plan",
+    "PlanError",
+    "PruningError",
+    "PruningPolicy",
+    "RivalError",
+    "RoundRecord",
+    "RunStore",
+    "ServerState",
+    "SettingError",
+    "StoreDamaged",
+    "StoreError",
+    "StoreExists",
+    "StoreLocked",
+    "StoreMismatch",
+    "StoreNotFound",
+    "StoredUpdate",
+    "UpdateRecord",
+    "decode_checkpoint",
+    "encode_checkpoint",
+    "evaluator",
+    "flat_traffic",
+    "load_plan",
+    "open_run",
+    "parse_plan",
+    "plan_template",
+    "prune",
+    "read_test_data",
+]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from hedgerow_codecs import Layout, LayoutError, encode_seeded, seeded_parameters
 from hedgerow_coordinator.broadcast import Broadcast
 from hedgerow_coordinator.checkpoint import ServerState
@@ -168,8 +170,9 @@ class Coordinator:
             self._go(Gather(federation, wanted=federation.plan.cohort.min_clients), now)
 
     def connected(self) -> None:
-        """Say again who is here: the broker may be a new one."""
+        """Say again who is here and where the run stands: the broker may be a new one."""
         self._federation.outbox.append(self.presence(online=True))
+        self._federation.announce()
 
     def handle(self, topic: str, payload: bytes, *, now: float) -> None:
         """Take one message. Garbage is counted and named, and has no other effect."""
@@ -224,10 +227,13 @@ class Coordinator:
         message = decode_message(payload, Presence)
         if message.client != client:
             raise MessageError(f"{client} speaks as {message.client}")
+        was_there = client in federation.attendance.online
         if federation.attendance.note(message, now=now):
-            federation.say(f"{client} is {'here' if message.online else 'gone'}")
+            if message.online or was_there:
+                federation.say(f"{client} is {'here' if message.online else 'gone'}")
             rest = message.profile.get("received_bytes")
-            if not message.online and isinstance(rest, int) and rest > 0:
+            # A farewell that was retained from an earlier time is not counted again.
+            if was_there and not message.online and isinstance(rest, int) and rest > 0:
                 federation.store.record_traffic(federation.state.version, {("delivered", "farewell"): rest})
 
     def _on_sync(self, client: str, sync: Sync) -> None:
@@ -242,8 +248,6 @@ def _first_state(
     plan: Plan, *, layout: Layout, first_weights: Callable[[], object]
 ) -> tuple[ServerState, Steps]:
     """Return version 0 and the frames that bring a client there from nothing."""
-    import numpy as np
-
     if plan.model.init == "seeded":
         try:
             weights = seeded_parameters(layout, seed=plan.run.seed)

@@ -43,6 +43,7 @@ class Federation:
     notices: list[str] = field(default_factory=list)
     refused: int = 0
     attempt: int = 1
+    _manifest: Publication | None = None
     _counted: dict[tuple[str, str], int] = field(default_factory=dict)
 
     @property
@@ -90,12 +91,20 @@ class Federation:
             chunk_bytes=self.plan.transport.chunk_bytes,
             reason=reason[:80],
         )
-        self.outbox.append(Publication(topic=self.topics.manifest, payload=manifest.encode(), retain=True))
+        # QoS 0 like the chunks: brokers keep the order within one QoS only, and a chunk that comes before its
+        # manifest would be asked for again. A lost connection loses nothing: see `announce`.
+        self._manifest = Publication(topic=self.topics.manifest, payload=manifest.encode(), retain=True, qos=0)
+        self.announce()
         # What was pushed before is on the devices already, and where nobody is there yet nothing is pushed:
         # whoever lacks a blob asks for it.
         if self.attendance.online:
             fresh = [ref for ref in (plan_ref, *steps) if self.broadcast.first_time(ref)]
             self.outbox += self.broadcast.push(fresh)
+
+    def announce(self) -> None:
+        """Publish the manifest, also to a broker that has forgotten it."""
+        if self._manifest is not None:
+            self.outbox.append(self._manifest)
 
     def traffic_since_last(self) -> dict[tuple[str, str], int]:
         """Return the bytes by direction and kind since the last call."""

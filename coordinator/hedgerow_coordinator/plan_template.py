@@ -10,7 +10,7 @@ seed = 7                     # of everything random: first weights, cohorts, bat
 
 [model]
 template = "template.onnx"   # written by `hedgerow init`; relative to this file
-init = "seeded"              # first weights: "seeded" (from the seed) or "template" (those it holds)
+init = "{init}"{gap}# first weights: "seeded" (from the seed) or "template" (those it holds)
 
 [cohort]
 min_clients = {min_clients}              # wait for so many before round 1
@@ -72,6 +72,7 @@ def plan_template(
     min_clients: int = 5,
     has_test_data: bool = False,
     metric: str = "accuracy",
+    init: str = "seeded",
 ) -> str:
     """Write a commented plan that `parse_plan` reads back.
 
@@ -87,6 +88,8 @@ def plan_template(
         Whether there is an ``evaluate.npz`` beside the plan.
     metric : str
         The metric's name.
+    init : str
+        Where the first weights come from; see `ModelSettings`.
     """
     start_round = min(2, rounds)
     data = 'data = "evaluate.npz"        # arrays `inputs` and `targets`'
@@ -98,4 +101,6 @@ def plan_template(
         end_round=max(start_round, rounds * 7 // 10),
         data=data if has_test_data else f"# {data}",
         metric=metric,
+        init=init,
+        gap=" " * (20 - len(init)),
     )

@@ -1,1 +1,52 @@
 """Train on the device, on data that never leaves it."""
+
+from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
+from hedgerow_edge_client.agent import ClientAgent, ClientSettings
+from hedgerow_edge_client.errors import (
+    EdgeClientError,
+    EmptyData,
+    ReplicaError,
+    StateError,
+    TaskError,
+    TrainerCrashed,
+    TrainingDiverged,
+)
+from hedgerow_edge_client.replica import Replica
+from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
+from hedgerow_edge_client.session import ClientSession, Memory
+from hedgerow_edge_client.state import ClientState, MemoryState, Pending, Snapshot
+from hedgerow_edge_client.task import scan_task
+from hedgerow_edge_client.trainer_process import Crashed, Description, Failed, Trained, TrainerProcess
+
+__all__ = [
+    "Action",
+    "CancelTraining",
+    "ClientAgent",
+    "ClientSession",
+    "ClientSettings",
+    "ClientState",
+    "Crashed",
+    "Description",
+    "EdgeClientError",
+    "EmptyData",
+    "Failed",
+    "Leave",
+    "Memory",
+    "MemoryState",
+    "Pending",
+    "Progress",
+    "Replica",
+    "ReplicaError",
+    "Say",
+    "Snapshot",
+    "StartTraining",
+    "StateError",
+    "TaskError",
+    "TrainRequest",
+    "TrainResult",
+    "Trained",
+    "TrainerCrashed",
+    "TrainerProcess",
+    "TrainingDiverged",
+    "scan_task",
+]

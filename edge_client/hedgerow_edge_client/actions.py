@@ -5,31 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from hedgerow_transport import Publication, RoundPlan
-from numpy.typing import NDArray
+from hedgerow_edge_client.requests import TrainRequest
+from hedgerow_transport import Publication
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartTraining:
-    """Train `plan.epochs` epochs from `weights` under `live`, then tell the session.
+    """Train, then tell the session what came of it."""
 
-    Parameters
-    ----------
-    round
-        The round the update is for, from 1.
-    plan
-        How to train, as the coordinator sent it.
-    weights
-        Flat float32 vector `(num_parameters,)`: the published model.
-    live
-        Boolean vector `(num_parameters,)`: the mask.
-    """
-
-    round: int
-    plan: RoundPlan
-    weights: NDArray[np.float32]
-    live: NDArray[np.bool_]
+    request: TrainRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -36,7 +37,6 @@ from hedgerow_transport import (
     decode_chunk,
     decode_down,
     decode_message,
-    publish_bytes,
 )
 from numpy.typing import NDArray
 
@@ -44,7 +44,7 @@ from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, Sta
 from hedgerow_edge_client.errors import ReplicaError
 from hedgerow_edge_client.fetch import Fetch
 from hedgerow_edge_client.replica import NOTHING, Replica
-from hedgerow_edge_client.requests import TrainResult
+from hedgerow_edge_client.requests import TrainRequest, TrainResult
 from hedgerow_edge_client.state import Pending, Snapshot
 from hedgerow_edge_client.upload import Upload
 
@@ -87,6 +87,8 @@ class ClientSession:
         JSON scalars that describe the device, sent with the birth message.
     jitter
         Returns a number in [0, 1).
+    received_bytes
+        Returns the PUBLISH bytes that have reached this device since its start.
     once
         Leave when the run is over, instead of waiting for the next one.
     """
@@ -101,22 +103,25 @@ class ClientSession:
         session: int,
         profile: dict[str, str | int | float | bool],
         jitter: Callable[[], float],
+        received_bytes: Callable[[], int],
         once: bool = False,
     ) -> None:
         self.client = client
-        self.received_bytes = 0
         self._layout = layout
         self._topics = topics
         self._memory = memory
         self._session = session
         self._profile = profile
         self._jitter = jitter
+        self._received_bytes = received_bytes
+        self._reported_bytes = 0
         self._once = once
 
         self._run = ""
         self._replica = Replica.empty(layout)
         self._feedback = ErrorFeedback.zero(layout)
         self._pending: Pending | None = None
+        self._done_round = 0
         snapshot = memory.load()
         if snapshot is not None and snapshot.layout == layout.digest:
             self._restore(snapshot)
@@ -127,7 +132,7 @@ class ClientSession:
         self._fetch: Fetch | None = None
         self._upload: Upload | None = None
         self._training_round = 0
-        self._done_round = 0
+        self._declined = (0, 0)
         self._sync_at: float | None = None
         self._leave_at: float | None = None
         self._wrong_models = 0
@@ -151,6 +156,12 @@ class ClientSession:
         )
         return Publication(topic=self._topics.presence(self.client), payload=message.encode(), retain=True)
 
+    def farewell(self) -> Publication:
+        """Return the word that this device leaves on purpose, with the bytes it has not reported yet."""
+        rest = {"received_bytes": self._received_bytes() - self._reported_bytes}
+        message = Presence(client=self.client, session=self._session, online=False, profile=rest)
+        return Publication(topic=self._topics.presence(self.client), payload=message.encode(), retain=True)
+
     def connected(self, now: float) -> list[Action]:
         """Say who is here; take up again what the lost connection interrupted."""
         if self._upload is not None:
@@ -161,7 +172,6 @@ class ClientSession:
 
     def handle(self, topic: str, payload: bytes, *, now: float) -> list[Action]:
         """Take one message; garbage is answered with a warning and has no other effect."""
-        self.received_bytes += publish_bytes(topic, payload, qos=0)
         try:
             parsed = self._topics.parse(topic)
             if parsed.kind == "manifest":
@@ -181,11 +191,14 @@ class ClientSession:
         manifest = self._manifest
         if manifest is None or self._plan is None or self._training_round != manifest.round:
             return [Say(text="the round closed before this device was done; its work is not used")]
-        self._training_round = 0
         mask, base = self._replica.mask, self._replica.digest
         wanted = self._feedback.compensate(result.weights - self._replica.weights)
         codec = codec_from_config(self._plan[1].codec)
-        frame = encode_frame(mask.gather(wanted), kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec)
+        try:
+            frame = encode_frame(mask.gather(wanted), kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec)
+        except CodecError as error:
+            return self.training_failed(f"the update cannot be encoded: {error}")
+        self._training_round = 0
         sent = mask.scatter(decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=base).values())
         metrics = {"loss": result.loss}
         if result.accuracy is not None:
@@ -205,10 +218,10 @@ class ClientSession:
         """Tell the coordinator that no update will come from here this round."""
         if self._manifest is None or self._training_round == 0:
             return []
-        self._done_round, self._training_round = self._training_round, 0
-        message = Decline(run=self._run, round=self._done_round, reason=reason[:200])
+        self._declined, self._training_round = (self._training_round, self._manifest.attempt), 0
+        message = Decline(run=self._run, round=self._declined[0], reason=reason[:200])
         return [
-            Say(text=f"no update for round {self._done_round}: {reason}", level="warning"),
+            Say(text=f"no update for round {self._declined[0]}: {reason}", level="warning"),
             Publication(topic=self._topics.up(self.client, "decline"), payload=message.encode()),
         ]
 
@@ -307,7 +320,12 @@ class ClientSession:
         if manifest is None or fetch is None or not fetch.complete or self._steps is None:
             return []
         if self._plan is None or self._plan[0] != manifest.plan.digest:
-            self._plan = (manifest.plan.digest, decode_message(fetch.data(manifest.plan.digest), RoundPlan))
+            plan = decode_message(fetch.data(manifest.plan.digest), RoundPlan)
+            try:
+                codec_from_config(plan.codec)
+            except CodecError as error:
+                return [Leave(reason=f"this run's codec is not known here: {error}; update Hedgerow", failed=True)]
+            self._plan = (manifest.plan.digest, plan)
         self._fetch = None
         if self._steps:
             try:
@@ -346,16 +364,25 @@ class ClientSession:
             return self._begin_upload(now) if self._upload is None else []
         if manifest.round in (self._training_round, self._done_round):
             return []
+        if self._declined == (manifest.round, manifest.attempt):
+            return []
         assert self._plan is not None
         self._training_round = manifest.round
-        return [
-            StartTraining(
-                round=manifest.round,
-                plan=self._plan[1],
-                weights=self._replica.weights,
-                live=self._replica.mask.live,
-            )
-        ]
+        plan = self._plan[1]
+        request = TrainRequest(
+            round=manifest.round,
+            seed=_training_seed(plan.seed, round_number=manifest.round, client=self.client),
+            epochs=plan.epochs,
+            batch_size=plan.batch_size,
+            learning_rate=plan.learning_rate,
+            momentum=plan.momentum,
+            weight_decay=plan.weight_decay,
+            proximal_mu=plan.proximal_mu,
+            max_seconds=plan.max_seconds,
+            weights=self._replica.weights,
+            live=self._replica.mask.live,
+        )
+        return [StartTraining(request=request)]
 
     def _begin_upload(self, now: float) -> list[Action]:
         manifest, pending = self._manifest, self._pending
@@ -367,7 +394,7 @@ class ClientSession:
             update=BlobRef(kind="update", digest=blob_digest(pending.frame), size=len(pending.frame)),
             num_samples=pending.num_samples,
             metrics=pending.metrics,
-            received_bytes=self.received_bytes,
+            received_bytes=self._received_bytes() - self._reported_bytes,
             train_s=pending.train_s,
             chunk_bytes=manifest.chunk_bytes,
         )
@@ -390,6 +417,8 @@ class ClientSession:
         if ack.status not in ("accepted", "duplicate"):
             return self._drop_pending(f"the coordinator answered '{ack.status}': {ack.reason}")
         self._feedback = ErrorFeedback(residual=pending.residual)
+        if self._upload is not None:
+            self._reported_bytes += self._upload.received_bytes
         self._pending, self._upload = None, None
         self._save()
         return [Say(text=f"round {ack.round}: update of {len(pending.frame):,} bytes taken")]
@@ -426,6 +455,7 @@ class ClientSession:
             weights=snapshot.weights,
         )
         self._feedback = ErrorFeedback(residual=snapshot.residual)
+        self._done_round = snapshot.done_round
         self._pending = snapshot.pending
 
     def _save(self) -> None:
@@ -437,6 +467,7 @@ class ClientSession:
                 weights=self._replica.weights,
                 live=self._replica.mask.live,
                 residual=self._feedback.residual,
+                done_round=self._done_round,
                 pending=self._pending,
             )
         )
@@ -446,3 +477,9 @@ class ClientSession:
         assert manifest is not None
         outcome = "is finished" if manifest.state == "finished" else f"failed: {manifest.reason}"
         return Leave(reason=f"run '{manifest.run}' {outcome}", failed=manifest.state == "failed")
+
+
+def _training_seed(seed: int, *, round_number: int, client: str) -> int:
+    """Return a seed of 64 bits that differs between rounds and clients, and is the same on every machine."""
+    text = f"{seed}/{round_number}/{client}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

@@ -1,0 +1,283 @@
+"""The coordinator process: one link, one run; the only place where they meet a clock."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow_codecs import Layout
+from hedgerow_coordinator.coordinator import Coordinator
+from hedgerow_coordinator.errors import CoordinatorError, StoreNotFound
+from hedgerow_coordinator.federation import Evaluate
+from hedgerow_coordinator.plan import Plan
+from hedgerow_coordinator.store import RunStore
+from hedgerow_transport import (
+    Connected,
+    CoordinatorState,
+    Disconnected,
+    Link,
+    LinkOverflow,
+    MessageError,
+    MqttLink,
+    Received,
+    Topics,
+    Traffic,
+    Will,
+    decode_message,
+)
+
+LONGEST_SLEEP_S = 0.5
+# How long a retained word of another coordinator may take to arrive.
+RIVAL_WAIT_S = 0.3
+# Waits this long before a full outgoing queue is tried again.
+OVERFLOW_PAUSE_S = 0.05
+
+
+class RivalError(CoordinatorError):
+    """Another coordinator leads a run in the same namespace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a coordinator's process ended.
+
+    Parameters
+    ----------
+    finished
+        Whether the run has had all its rounds.
+    failure
+        Why the run failed; empty when it did not.
+    version
+        Rounds that are committed.
+    """
+
+    finished: bool
+    failure: str
+    version: int
+
+
+def open_run(plan: Plan, *, directory: Path, template: bytes, run_id: str) -> RunStore:
+    """Open the run in `directory`, or create it there.
+
+    Raises
+    ------
+    hedgerow_coordinator.errors.StoreError
+        When the folder holds something else, another plan's run, or a run in use.
+    """
+    try:
+        return RunStore.open(directory, plan=plan)
+    except StoreNotFound:
+        return RunStore.create(directory, plan_bytes=plan.source, template_bytes=template, run_id=run_id)
+
+
+def evaluator(plan: Plan, *, template: bytes, layout: Layout) -> Evaluate | None:
+    """Return what measures weights on the plan's test data, or None when the plan names none.
+
+    Raises
+    ------
+    hedgerow_coordinator.errors.CoordinatorError
+        When the test data cannot be read.
+    """
+    if plan.evaluate_path is None:
+        return None
+    inputs, targets = read_test_data(plan.evaluate_path)
+    # Only a coordinator that measures needs onnx and onnxruntime.
+    from hedgerow_export import evaluate, fill_template, find_metric
+
+    find_metric(plan.evaluate.metric)
+
+    def measure(weights: NDArray[np.float32]) -> tuple[float, float | None]:
+        model = fill_template(template, weights, layout=layout)
+        outcome = evaluate(model, inputs, targets, plan.evaluate.metric)
+        return outcome.value, outcome.loss
+
+    return measure
+
+
+def read_test_data(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Read `inputs` and `targets` from an .npz file.
+
+    Raises
+    ------
+    hedgerow_coordinator.errors.CoordinatorError
+        When the file is missing, damaged, lacks one of them, or they do not match.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as pack:
+            inputs, targets = pack["inputs"], pack["targets"]
+    except FileNotFoundError as error:
+        raise CoordinatorError(f"the test data {path} is missing: see [evaluate] data in the plan") from error
+    except KeyError as error:
+        raise CoordinatorError(f"{path} must hold arrays `inputs` and `targets`: {error.args[0]}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise CoordinatorError(f"{path} is not a whole .npz file: {error}") from error
+    if len(inputs) != len(targets) or len(inputs) == 0:
+        raise CoordinatorError(f"{path} holds {len(inputs)} inputs and {len(targets)} targets")
+    return inputs, targets
+
+
+def flat_traffic(traffic: Traffic) -> dict[tuple[str, str], int]:
+    """Return a link's byte counters by (direction, topic kind)."""
+    return {
+        (direction, kind): counts["bytes"]
+        for direction, kinds in traffic.snapshot().items()
+        for kind, counts in kinds.items()
+    }
+
+
+class CoordinatorAgent:
+    """Lead a run over MQTT until it ends or is told to stop.
+
+    Parameters
+    ----------
+    plan
+        What to do.
+    broker
+        ``mqtt://[user:password@]host[:port]``.
+    store
+        The open run.
+    layout
+        The model's layout.
+    say
+        Prints one sentence for the person at the gateway.
+    """
+
+    def __init__(
+        self, plan: Plan, *, broker: str, store: RunStore, layout: Layout, say: Callable[[str], None]
+    ) -> None:
+        self._plan = plan
+        self._broker = broker
+        self._store = store
+        self._layout = layout
+        self._say = say
+        self._link: Link | None = None
+
+    def run(self, stop: threading.Event) -> Outcome:
+        """Lead the run; return how it ended.
+
+        Raises
+        ------
+        hedgerow_coordinator.errors.CoordinatorError
+            When the plan does not fit the model, the run directory fails, or another coordinator is there.
+        hedgerow_transport.BrokerError
+            When the broker cannot be reached or refuses.
+        """
+        template = self._store.template_bytes()
+        topics = Topics(self._plan.transport.namespace)
+        coordinator = Coordinator(
+            self._plan,
+            layout=self._layout,
+            store=self._store,
+            first_weights=lambda: _template_weights(template),
+            evaluate=evaluator(self._plan, template=template, layout=self._layout),
+            read_traffic=self._traffic,
+        )
+        will = coordinator.presence(online=False, message="connection lost")
+        link = MqttLink(
+            self._broker,
+            client_id=f"hedgerow-{self._plan.transport.namespace}--coordinator-{self._store.run_id}",
+            filters=(*topics.coordinator_filters(), topics.coordinator),
+            will=Will(topic=will.topic, payload=will.payload),
+        )
+        link.connect()
+        self._link = link
+        try:
+            early = self._listen(link, topics)
+            if coordinator.resumed_from:
+                self._say(f"going on after round {coordinator.resumed_from}")
+            self._lead(coordinator, link, early=early, stop=stop)
+            message = "finished" if coordinator.done else "stopped; it will go on when it is started again"
+            farewell = coordinator.presence(online=False, message=message)
+            link.publish(farewell.topic, farewell.payload, retain=True, qos=1)
+        finally:
+            link.close()
+        return Outcome(
+            finished=coordinator.done and coordinator.failure is None,
+            failure=coordinator.failure or "",
+            version=coordinator.state.version,
+        )
+
+    def _traffic(self) -> dict[tuple[str, str], int]:
+        return {} if self._link is None else flat_traffic(self._link.traffic)
+
+    def _listen(self, link: Link, topics: Topics) -> list[Received]:
+        """Look whether another coordinator is here; return what else came in meanwhile."""
+        early: list[Received] = []
+        end = time.monotonic() + RIVAL_WAIT_S
+        while time.monotonic() < end:
+            try:
+                event = link.events.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                break
+            if not isinstance(event, Received):
+                continue
+            if event.topic != topics.coordinator:
+                early.append(event)
+                continue
+            try:
+                state = decode_message(event.payload, CoordinatorState)
+            except MessageError:
+                continue
+            if state.online and state.run != self._store.run_id:
+                raise RivalError(
+                    f"run '{state.run}' is led in namespace '{self._plan.transport.namespace}' already: "
+                    "wait for its end, or set another [transport] namespace"
+                )
+        link.unsubscribe([topics.coordinator])
+        return early
+
+    def _lead(
+        self, coordinator: Coordinator, link: Link, *, early: list[Received], stop: threading.Event
+    ) -> None:
+        coordinator.connected()
+        coordinator.start(time.monotonic())
+        for event in early:
+            coordinator.handle(event.topic, event.payload, now=time.monotonic())
+        while not stop.is_set():
+            self._flush(coordinator, link, stop)
+            if coordinator.done:
+                return
+            now = time.monotonic()
+            wake = now + LONGEST_SLEEP_S
+            if coordinator.wake_at is not None:
+                wake = min(wake, coordinator.wake_at)
+            try:
+                event = link.events.get(timeout=max(0.0, wake - now))
+            except queue.Empty:
+                coordinator.tick(time.monotonic())
+                continue
+            if isinstance(event, Connected):
+                coordinator.connected()
+            elif isinstance(event, Disconnected):
+                self._say(f"the link to the broker is down ({event.reason}); it comes back by itself")
+                if event.fatal:
+                    raise RivalError(f"the broker has put this coordinator off: {event.reason}")
+            else:
+                coordinator.handle(event.topic, event.payload, now=time.monotonic())
+
+    def _flush(self, coordinator: Coordinator, link: Link, stop: threading.Event) -> None:
+        """Hand over what waits to be published; where the link's queue is full, wait until it has room."""
+        for publication in coordinator.take_publications():
+            while not stop.is_set():
+                try:
+                    link.publish(
+                        publication.topic, publication.payload, retain=publication.retain, qos=publication.qos
+                    )
+                    break
+                except LinkOverflow:
+                    stop.wait(OVERFLOW_PAUSE_S)
+        for notice in coordinator.take_notices():
+            self._say(notice)
+
+
+def _template_weights(template: bytes) -> NDArray[np.float32]:
+    from hedgerow_export import template_parameters
+
+    return template_parameters(template)

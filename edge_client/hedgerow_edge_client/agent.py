@@ -1,0 +1,304 @@
+"""The client process: one link, one trainer, one session; the only place where they meet a clock."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hedgerow_devices import Decision, Governor, Profile, Readings
+from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
+from hedgerow_edge_client.errors import TrainerCrashed
+from hedgerow_edge_client.session import ClientSession
+from hedgerow_edge_client.state import ClientState
+from hedgerow_edge_client.task import scan_task
+from hedgerow_edge_client.requests import Progress
+from hedgerow_edge_client.trainer_process import Crashed, Description, Failed, Trained, TrainerProcess
+from hedgerow_transport import (
+    BrokerUnreachable,
+    Connected,
+    Disconnected,
+    Link,
+    LinkEvent,
+    LinkOverflow,
+    MqttLink,
+    PacketTooLarge,
+    Publication,
+    Topics,
+    Will,
+)
+
+# A trainer that has nothing to do gives its memory back after this time.
+TRAINER_IDLE_S = 60.0
+# How often the trainer is looked at while it works; far below the time a round takes.
+TRAINER_POLL_S = 0.02
+LONGEST_SLEEP_S = 1.0
+RETRY_S = 5.0
+DESCRIBE_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """What a client is started with.
+
+    Parameters
+    ----------
+    task
+        The user's task file.
+    broker
+        ``mqtt://[user:password@]host[:port]``.
+    data
+        Folder handed to the task's `load_data`; None when the task needs none.
+    name
+        This device's name, ``[a-z0-9][a-z0-9_-]{0,31}``.
+    directory
+        Where the client keeps its state.
+    namespace
+        Topic namespace of the run.
+    once
+        Leave when the run is over.
+    wait_for_broker
+        Try again while the broker cannot be reached at the start, instead of giving up.
+    threads
+        Torch threads; None lets the governor choose.
+    """
+
+    task: Path
+    broker: str
+    data: Path | None
+    name: str
+    directory: Path
+    namespace: str = "default"
+    once: bool = False
+    wait_for_broker: bool = False
+    threads: int | None = None
+
+
+class ClientAgent:
+    """Run a client until its run is over or it is told to stop.
+
+    Parameters
+    ----------
+    settings
+        What to run.
+    say
+        Prints one sentence for the person at the device.
+    """
+
+    def __init__(self, settings: ClientSettings, *, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._say = say
+        self._topics = Topics(settings.namespace)
+        self._link: Link | None = None
+        self._trainer: TrainerProcess | None = None
+        self._trainer_used = 0.0
+        self._waiting: StartTraining | None = None
+        self._try_again_at = 0.0
+        self._decision: Decision | None = None
+        self._training = False
+
+    def run(self, stop: threading.Event) -> Leave | None:
+        """Follow the run; return how it ended, or None when `stop` was set.
+
+        Raises
+        ------
+        hedgerow_edge_client.errors.EdgeClientError
+            When the task, its data or the state folder cannot be used.
+        hedgerow_transport.BrokerError
+            When the broker cannot be reached or refuses.
+        """
+        settings = self._settings
+        scan_task(settings.task)
+        state = ClientState(settings.directory)
+        try:
+            for warning in state.warnings:
+                self._say(warning)
+            description = self._describe()
+            session = self._session(state, description)
+            link = self._connect(session, stop)
+            if link is None:
+                return None
+            try:
+                return self._follow(link, session, stop)
+            finally:
+                link.close()
+        finally:
+            if self._trainer is not None:
+                self._trainer.close()
+            state.close()
+
+    # -- beginnings -----------------------------------------------------------------------------------
+
+    def _describe(self) -> Description:
+        settings = self._settings
+        self._say(f"loading {settings.task.name}")
+        description = self._open_trainer().describe(timeout_s=DESCRIBE_TIMEOUT_S)
+        layout = description.layout
+        self._say(
+            f"'{settings.name}' has {description.num_samples:,} samples and a model of "
+            f"{layout.num_parameters:,} parameters (layout {layout.digest.hex()[:8]})"
+        )
+        return description
+
+    def _session(self, state: ClientState, description: Description) -> ClientSession:
+        return ClientSession(
+            self._settings.name,
+            layout=description.layout,
+            topics=self._topics,
+            memory=state,
+            session=state.next_session(),
+            profile=Profile.read().to_dict() | {"samples": description.num_samples},
+            jitter=random.random,
+            received_bytes=lambda: 0 if self._link is None else self._link.traffic.received_bytes,
+            once=self._settings.once,
+        )
+
+    def _connect(self, session: ClientSession, stop: threading.Event) -> MqttLink | None:
+        settings = self._settings
+        will = session.presence(online=False)
+        link = MqttLink(
+            settings.broker,
+            client_id=f"hedgerow-{settings.namespace}-{settings.name}",
+            filters=self._topics.client_filters(settings.name),
+            will=Will(topic=will.topic, payload=will.payload),
+        )
+        while not stop.is_set():
+            try:
+                link.connect()
+                self._link = link
+                return link
+            except BrokerUnreachable as error:
+                if not settings.wait_for_broker:
+                    link.close()
+                    raise
+                self._say(f"{error}; trying again in {RETRY_S:.0f} s")
+                stop.wait(RETRY_S)
+        link.close()
+        return None
+
+    def _follow(self, link: MqttLink, session: ClientSession, stop: threading.Event) -> Leave | None:
+        leave: Leave | None = None
+        while leave is None and not stop.is_set():
+            actions = self._on_event(self._next_event(link, session), session)
+            actions += self._on_trainer(session)
+            actions += session.tick(time.monotonic())
+            leave = self._carry_out(actions, link)
+            self._start_waiting_training(session, link)
+        if self._training and self._trainer is not None:
+            self._trainer.cancel()
+        self._publish(session.farewell(), link)
+        return leave
+
+    # -- the loop's parts -----------------------------------------------------------------------------
+
+    def _next_event(self, link: Link, session: ClientSession) -> LinkEvent | None:
+        now = time.monotonic()
+        until = [now + (TRAINER_POLL_S if self._training else LONGEST_SLEEP_S)]
+        if session.wake_at is not None:
+            until.append(session.wake_at)
+        if self._waiting is not None:
+            until.append(self._try_again_at)
+        try:
+            return link.events.get(timeout=max(0.0, min(until) - now))
+        except queue.Empty:
+            return None
+
+    def _on_event(self, event: LinkEvent | None, session: ClientSession) -> list[Action]:
+        now = time.monotonic()
+        if event is None:
+            return []
+        if isinstance(event, Connected):
+            self._say(f"connected to {self._settings.broker.rsplit('@', 1)[-1]}; waiting for a round")
+            return session.connected(now)
+        if isinstance(event, Disconnected):
+            if event.fatal:
+                return [Leave(reason=event.reason, failed=True)]
+            return [Say(text=f"the link is down ({event.reason}); it comes back by itself")]
+        return session.handle(event.topic, event.payload, now=now)
+
+    def _on_trainer(self, session: ClientSession) -> list[Action]:
+        trainer = self._trainer
+        if trainer is None:
+            return []
+        if not self._training:
+            if time.monotonic() - self._trainer_used > TRAINER_IDLE_S:
+                trainer.stop()
+            return []
+        actions: list[Action] = []
+        while True:
+            try:
+                event = trainer.events.get_nowait()
+            except queue.Empty:
+                return actions
+            if isinstance(event, Progress):
+                continue
+            self._training, self._trainer_used = False, time.monotonic()
+            if isinstance(event, Trained):
+                seconds, loss = event.result.seconds, event.result.loss
+                actions.append(Say(text=f"trained in {seconds:.1f} s, loss {loss:.4f}"))
+                actions += session.trained(event.result, now=time.monotonic())
+            elif isinstance(event, Failed):
+                actions += session.training_failed(event.reason)
+            elif isinstance(event, Crashed):
+                return actions + session.training_failed(event.reason)
+
+    def _carry_out(self, actions: Iterable[Action], link: Link) -> Leave | None:
+        for action in actions:
+            if isinstance(action, Publication):
+                self._publish(action, link)
+            elif isinstance(action, Say):
+                self._say(action.text)
+            elif isinstance(action, StartTraining):
+                self._waiting, self._try_again_at = action, 0.0
+            elif isinstance(action, CancelTraining):
+                self._waiting = None
+                if self._training and self._trainer is not None:
+                    self._trainer.cancel()
+                    self._training, self._trainer_used = False, time.monotonic()
+                self._say(f"training stopped: {action.reason}")
+            elif isinstance(action, Leave):
+                return action
+        return None
+
+    def _publish(self, publication: Publication, link: Link) -> None:
+        try:
+            link.publish(
+                publication.topic, publication.payload, retain=publication.retain, qos=publication.qos
+            )
+        except (LinkOverflow, PacketTooLarge) as error:
+            # The session offers again later and learns which chunks are missing.
+            self._say(str(error))
+
+    def _start_waiting_training(self, session: ClientSession, link: Link) -> None:
+        waiting = self._waiting
+        if waiting is None or self._training or time.monotonic() < self._try_again_at:
+            return
+        self._decision = Governor().decide(
+            Readings.take(directory=self._settings.directory), previous=self._decision
+        )
+        if not self._decision.go:
+            self._say(f"not training now: {self._decision.reason}; looking again in {self._decision.retry_s:.0f} s")
+            self._try_again_at = time.monotonic() + self._decision.retry_s
+            return
+        self._waiting = None
+        try:
+            self._open_trainer().start_train(waiting.request)
+        except TrainerCrashed as error:
+            self._carry_out(session.training_failed(str(error)), link)
+            return
+        self._training = True
+        self._say(f"round {waiting.request.round}: training")
+
+    def _open_trainer(self) -> TrainerProcess:
+        settings = self._settings
+        if self._trainer is None:
+            threads = settings.threads or (self._decision or Governor().decide(Readings.take())).threads
+            self._trainer = TrainerProcess(
+                settings.task, data=settings.data, client=settings.name, threads=threads
+            )
+        self._trainer_used = time.monotonic()
+        return self._trainer

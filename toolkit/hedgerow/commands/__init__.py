@@ -1,0 +1,1 @@
+"""The commands of `hedgerow`, one file each: `add_arguments` describes the call, `run` carries it out."""

@@ -1,0 +1,90 @@
+"""From a task file to a plan, a template and test data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from hedgerow.errors import UsageError
+from hedgerow_codecs import Layout, LayoutError, seeded_parameters
+from hedgerow_coordinator import plan_template
+from hedgerow_edge_client import TrainerProcess, scan_task
+
+TEMPLATE_TIMEOUT_S = 600.0
+
+
+def initialise(
+    task: Path,
+    *,
+    data: Path | None,
+    output: Path,
+    name: str,
+    min_clients: int,
+    rounds: int,
+    force: bool,
+) -> list[tuple[Path, str]]:
+    """Write template.onnx, plan.toml and, where the task has test data, evaluate.npz.
+
+    Returns
+    -------
+    list of (Path, str)
+        What was written, and what it is.
+
+    Raises
+    ------
+    hedgerow.errors.UsageError
+        When a file is there already and `force` is not set.
+    hedgerow_edge_client.errors.EdgeClientError
+        When the task cannot be used.
+    hedgerow_export.ExportError
+        When its model cannot be exported.
+    """
+    scan_task(task)
+    taken = [p for p in (output / "template.onnx", output / "plan.toml", output / "evaluate.npz") if p.exists()]
+    if taken and not force:
+        raise UsageError(f"{taken[0]} is there already: --force replaces it, --output writes elsewhere")
+    with TrainerProcess(task, data=data, client="init", threads=1) as trainer:
+        description = trainer.describe(timeout_s=TEMPLATE_TIMEOUT_S)
+        template = trainer.template(seed=0, timeout_s=TEMPLATE_TIMEOUT_S)
+        test_data = trainer.test_data(timeout_s=TEMPLATE_TIMEOUT_S) if description.has_test_data else None
+    layout = description.layout
+    plan = plan_template(
+        name=name,
+        rounds=rounds,
+        min_clients=min_clients,
+        has_test_data=test_data is not None,
+        metric=description.metric,
+        init="seeded" if _can_be_seeded(layout) else "template",
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    prunable = sum(spec.size for spec in layout.tensors if spec.prunable)
+    written = [
+        (
+            _write(output / "template.onnx", template),
+            f"the model, {layout.num_parameters:,} parameters, {prunable:,} of them prunable",
+        ),
+        (_write(output / "plan.toml", plan.encode()), "the plan, with every setting explained"),
+    ]
+    if test_data is not None:
+        inputs, targets = test_data
+        path = output / "evaluate.npz"
+        np.savez(path, inputs=inputs, targets=targets)
+        written.append((path, f"{len(inputs):,} test samples for the gateway"))
+    return written
+
+
+def _can_be_seeded(layout: Layout) -> bool:
+    try:
+        seeded_parameters(layout, seed=0)
+    except LayoutError:
+        return False
+    return True
+
+
+def _write(path: Path, data: bytes) -> Path:
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+    return path
