@@ -10,6 +10,7 @@
     ├── TrainerFailed           the trainer answered that something went wrong
     │   └── TrainerTimeout      the trainer did not answer in time
     ├── TrainerCrashed          the trainer's process died  (torch, memory, the device)
+    ├── FrameFault              bytes on the pipe to the trainer that are no frame  (ours)
     ├── StateError              the state directory cannot be read, written or had for ourselves
     └── ReplicaError            a step that leads to no model  (peer)
 """
@@ -99,6 +100,10 @@ class TrainerCrashed(EdgeClientError):
     def __init__(self, sentence: str, *, signal: str | None = None) -> None:
         super().__init__(sentence)
         self.signal = signal
+
+
+class FrameFault(EdgeClientError):
+    """Bytes on the pipe are no frame; the other end is broken, so the pipe is of no more use."""
 
 
 class StateError(EdgeClientError):

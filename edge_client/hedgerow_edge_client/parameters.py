@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from hedgerow_codecs import Layout, LayoutError, TensorSpec
 from hedgerow_edge_client.errors import TaskError
@@ -140,7 +141,7 @@ def _own_tensors(owner: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool]]:
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if is_lazy(tensor):
         raise TaskError(f"tensor '{name}' belongs to a lazy layer: give the layer its input size")
     if tensor.dtype != torch.float32:
         kind = str(tensor.dtype).removeprefix("torch.")

@@ -98,7 +98,7 @@ class Task:
             raise
         # A user's function may raise anything, and sys.exit() in it must not end us without a word.
         except (Exception, SystemExit) as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise MemoryError(f"not enough memory in {what}") from error
             line = _line_in(error, self.path)
             raise TaskError(f"{what} failed: {_describe(error)}", path=self.path, line=line) from error
@@ -202,7 +202,9 @@ def _check_names(path: Path, names: frozenset[str]) -> None:
     for name, parameters in REQUIRED.items():
         if name in names:
             continue
-        close = difflib.get_close_matches(name, sorted(names - REQUIRED.keys() - OPTIONAL.keys()), n=1)
+        close = difflib.get_close_matches(
+            name, sorted(names - REQUIRED.keys() - OPTIONAL.keys()), n=1, cutoff=0.5
+        )
         hint = f" (there is '{close[0]}': is that it?)" if close else ""
         raise TaskError(f"it does not define {name}{parameters}{hint}: add that function", path=path)
 
@@ -293,6 +295,9 @@ def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {first:.300}" if first else type(error).__name__
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there is no memory left."""
     # Torch's allocator for the CPU raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

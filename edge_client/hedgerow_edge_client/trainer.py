@@ -21,9 +21,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hedgerow_edge_client.errors import EdgeClientError, TrainingCancelled
+from hedgerow_edge_client.errors import FrameFault, TrainingCancelled
 from hedgerow_edge_client.requests import Progress, TrainRequest
-from hedgerow_edge_client.trainer_frames import FrameFault, read_frame, write_frame
+from hedgerow_edge_client.task import is_out_of_memory
+from hedgerow_edge_client.trainer_frames import read_frame, write_frame
 
 PROGRESS_PAUSE_S = 0.2
 _PR_SET_PDEATHSIG = 1
@@ -123,6 +124,7 @@ def _operate(bench: Any, message: dict[str, Any], *, inbox: Inbox, outbox: Outbo
     if operation == "train":
         return dict(
             bench.train(
+                message["layout"],
                 TrainRequest.from_wire(message["request"]),
                 on_progress=lambda progress: outbox.progress(number, progress),
                 should_stop=lambda: inbox.is_cancelled(number),
@@ -140,21 +142,18 @@ def _operate(bench: Any, message: dict[str, Any], *, inbox: Inbox, outbox: Outbo
 
 def _failure(error: BaseException) -> dict[str, Any]:
     """Return the frame for an error; one that nobody foresaw also leaves its traceback on stderr."""
-    reason = str(error) or type(error).__name__
-    if isinstance(error, MemoryError):
-        reason = (
-            f"{reason}: use a smaller batch_size or a smaller model"
-            if str(error)
-            else ("not enough memory: use a smaller batch_size or a smaller model")
-        )
-    elif not isinstance(error, EdgeClientError) and not _is_ours(error):
+    kind, reason = type(error).__name__, str(error) or type(error).__name__
+    if is_out_of_memory(error):
+        kind, reason = "MemoryError", "not enough memory: use a smaller batch_size or a smaller model"
+    elif not _is_ours(error):
         traceback.print_exception(error, file=sys.stderr)
-        reason = f"unexpected {type(error).__name__}: {reason.splitlines()[0]:.300}"
-    return {"failed": {"kind": type(error).__name__, "reason": reason}}
+        reason = f"unexpected {kind}: {reason.splitlines()[0]:.300}"
+    # A path in the message may hold bytes that are no UTF-8.
+    return {"failed": {"kind": kind, "reason": reason.encode("utf-8", "replace").decode()}}
 
 
 def _is_ours(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0].startswith("hedgerow_")
+    return type(error).__module__.startswith("hedgerow_")
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
+
+from hedgerow_edge_client.errors import FrameFault
 
 # Room for the weights of the largest layout that a device could train.
 MAX_FRAME_BYTES = 2**31 - 1
@@ -16,11 +18,7 @@ _LENGTH = struct.Struct("<I")
 _ARRAY_KINDS = "biuf"
 
 
-class FrameFault(Exception):
-    """Bytes on the pipe are no frame; the other end is broken, so the pipe is of no more use."""
-
-
-def write_frame(stream: BinaryIO, message: Mapping[str, Any]) -> None:
+def write_frame(stream: IO[bytes], message: Mapping[str, Any]) -> None:
     """Write one message and flush.
 
     Raises
@@ -38,7 +36,7 @@ def write_frame(stream: BinaryIO, message: Mapping[str, Any]) -> None:
     stream.flush()
 
 
-def read_frame(stream: BinaryIO) -> dict[str, Any] | None:
+def read_frame(stream: IO[bytes]) -> dict[str, Any] | None:
     """Read one message; None when the other end has closed the pipe.
 
     Raises

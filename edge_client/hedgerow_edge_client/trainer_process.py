@@ -22,6 +22,7 @@ from hedgerow_codecs import Layout, LayoutError
 from hedgerow_edge_client.errors import (
     EdgeClientError,
     EmptyData,
+    FrameFault,
     TaskError,
     TrainerCrashed,
     TrainerFailed,
@@ -29,7 +30,7 @@ from hedgerow_edge_client.errors import (
     TrainingDiverged,
 )
 from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
-from hedgerow_edge_client.trainer_frames import FrameFault, pack_array, read_frame, unpack_array, write_frame
+from hedgerow_edge_client.trainer_frames import pack_array, read_frame, unpack_array, write_frame
 
 _CLOSE_S = 2.0
 _KINDS: dict[str, type[EdgeClientError]] = {
@@ -139,6 +140,7 @@ class TrainerProcess:
         self._command += [] if data is None else ["--data", str(data)]
         self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         self._child: _Child | None = None
+        self._layout: bytes | None = None
         self._number = 0
 
     def __enter__(self) -> TrainerProcess:
@@ -169,6 +171,7 @@ class TrainerProcess:
             layout = Layout.from_bytes(answer["layout"])
         except LayoutError as error:
             raise TrainerFailed(f"the trainer sent no layout: {error}", kind="LayoutError") from error
+        self._layout = layout.digest
         return Description(
             layout=layout,
             num_samples=int(answer["num_samples"]),
@@ -211,7 +214,7 @@ class TrainerProcess:
         self.cancel()
         child = self._running()
         self._number += 1
-        child.send_training(self._number, request)
+        child.send_training(self._number, request, layout=self._layout)
 
     def cancel(self) -> None:
         """Stop the training that is under way: nothing of it is in `events` any more, nor will be."""
@@ -271,6 +274,7 @@ class _Child:
     def __init__(self, command: list[str], *, environment: dict[str, str], events: queue.Queue[Any]) -> None:
         self._events = events
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._waiting: dict[int, queue.SimpleQueue[Any]] = {}
         self._training: tuple[int, int] | None = None  # number of the request, round
         self._closing = False
@@ -305,12 +309,12 @@ class _Child:
         self._write({"id": number, **message})
         return answers
 
-    def send_training(self, number: int, request: TrainRequest) -> None:
+    def send_training(self, number: int, request: TrainRequest, *, layout: bytes | None) -> None:
         with self._lock:
             if self._crash is not None:
                 raise self._crash
             self._training = (number, request.round)
-        self._write({"id": number, "op": "train", "request": request.to_wire()})
+        self._write({"id": number, "op": "train", "layout": layout, "request": request.to_wire()})
 
     def cancel(self) -> None:
         with self._lock:
@@ -334,8 +338,8 @@ class _Child:
         self._stdout.close()
 
     def _write(self, message: Mapping[str, Any]) -> None:
-        # A child that is gone is noticed, and told of, by the reader.
-        with contextlib.suppress(OSError):
+        # A child that is gone is noticed, and told of, by the reader; ValueError is a closed pipe.
+        with self._writing, contextlib.suppress(OSError, ValueError):
             write_frame(self._stdin, message)
 
     def _read(self) -> None:
@@ -367,6 +371,8 @@ class _Child:
 
     def _ended(self, fault: str, returncode: int) -> None:
         crash = describe_end(returncode, fault=fault)
+        if self._closing:
+            crash = TrainerCrashed("the trainer was stopped while it was asked something")
         with self._lock:
             self._crash = crash
             if self._training is not None and not self._closing:

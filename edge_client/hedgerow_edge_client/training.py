@@ -35,9 +35,10 @@ def train(
 ) -> TrainResult:
     """Train `module` from the request's weights and return what came out.
 
-    The same request on the same samples gives the same bits, whatever ran before in this process; dead
-    weights stay 0. Each step is ``v = momentum v + g + weight_decay w + mu (w - w0)``, ``w = w -
-    learning_rate v`` with ``v = 0`` at first, as in `torch.optim.SGD`; mu is FedProx's (Li 2020, eq. 2).
+    The same request on the same samples gives the same bits, whatever ran before in this process, if the
+    module's counters are what they were. Dead weights stay 0. Each step is ``v = momentum v + g +
+    weight_decay w + mu (w - w0)`` and ``w = w - learning_rate v``, with ``v = 0`` at first, as in
+    `torch.optim.SGD`; mu is FedProx's (Li 2020, eq. 2).
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ def train(
             if not math.isfinite(value):
                 raise _diverged(request, steps, value)
             with task.blame("the loss's gradient"):
-                loss.backward()
+                torch.autograd.backward(loss)
             descent.step()
             tally.add(value, _accuracy(outputs, targets, task), count=len(indices))
             if on_progress is not None:
@@ -224,7 +225,15 @@ def _forward(
     with task.blame("reading a batch of the data"):
         inputs, targets = samples.batch(indices)
     with task.blame(f"the model, on a batch of shape {tuple(inputs.shape)},"):
-        outputs = module(inputs)
+        try:
+            outputs = module(inputs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TaskError(
+                "batch normalisation cannot train on a batch of one sample: raise batch_size in the plan, "
+                "or give this client more data"
+            ) from error
     with task.blame("loss"):
         loss = task.loss(outputs, targets)
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:

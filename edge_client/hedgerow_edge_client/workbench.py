@@ -76,12 +76,17 @@ class Workbench:
 
     def train(
         self,
+        layout: bytes | None,
         request: TrainRequest,
         *,
         on_progress: Callable[[Progress], None],
         should_stop: Callable[[], bool],
     ) -> dict[str, Any]:
-        """Train and return the result."""
+        """Train and return the result, if the model is still the one of this layout digest."""
+        if layout is not None and layout != self._layout.digest:
+            raise TaskError(
+                "the model has changed since the client was started: start it again", path=self._path
+            )
         state = self._module.state_dict()
         with torch.no_grad():
             for name, value in self._counters.items():
@@ -105,7 +110,7 @@ class Workbench:
         self._module.eval()
         outputs = []
         with torch.no_grad(), self._task.blame("the model"):
-            for batch in rows.split(_PREDICT_ROWS):
+            for batch in torch.split(rows, _PREDICT_ROWS):
                 output = self._module(batch)
                 outputs.append((output[0] if isinstance(output, (tuple, list)) else output).numpy())
         return {"outputs": pack_array(np.concatenate(outputs))}
