@@ -1,6 +1,7 @@
 """Run rounds, aggregate updates, prune, and keep the run."""
 
 from hedgerow_coordinator.agent import (
+    CHECK_DATA,
     CoordinatorAgent,
     Outcome,
     RivalError,
@@ -39,6 +40,7 @@ from hedgerow_coordinator.records import (
 from hedgerow_coordinator.store import RunStore
 
 __all__ = [
+    "CHECK_DATA",
     "AggregationError",
     "Aggregator",
     "ClientSummary",

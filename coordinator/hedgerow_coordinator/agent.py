@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -38,6 +39,9 @@ LONGEST_SLEEP_S = 0.5
 RIVAL_WAIT_S = 0.3
 # Waits this long before a full outgoing queue is tried again.
 OVERFLOW_PAUSE_S = 0.05
+# Some real inputs stay with the run, so that an export can be checked wherever the run directory goes.
+CHECK_DATA = "check.npz"
+CHECK_ROWS = 1000
 
 
 class RivalError(CoordinatorError):
@@ -63,8 +67,19 @@ class Outcome:
     version: int
 
 
-def open_run(plan: Plan, *, directory: Path, template: bytes, run_id: str) -> RunStore:
+def open_run(plan: Plan, *, directory: Path, template: bytes, run_id: str | None = None) -> RunStore:
     """Open the run in `directory`, or create it there.
+
+    Parameters
+    ----------
+    plan
+        What to do.
+    directory
+        The run directory.
+    template
+        The ONNX template, copied into a new run.
+    run_id
+        Of a new run; by default the plan's name with something random, since clients remember runs by it.
 
     Raises
     ------
@@ -74,7 +89,15 @@ def open_run(plan: Plan, *, directory: Path, template: bytes, run_id: str) -> Ru
     try:
         return RunStore.open(directory, plan=plan)
     except StoreNotFound:
-        return RunStore.create(directory, plan_bytes=plan.source, template_bytes=template, run_id=run_id)
+        pass
+    # Read before anything is made, so that a fault leaves nothing behind.
+    test_data = None if plan.evaluate_path is None else read_test_data(plan.evaluate_path)
+    fresh_id = run_id or f"{plan.run.name}-{secrets.token_hex(3)}"
+    store = RunStore.create(directory, plan_bytes=plan.source, template_bytes=template, run_id=fresh_id)
+    if test_data is not None:
+        inputs, targets = test_data
+        np.savez(directory / CHECK_DATA, inputs=inputs[:CHECK_ROWS], targets=targets[:CHECK_ROWS])
+    return store
 
 
 def evaluator(plan: Plan, *, template: bytes, layout: Layout) -> Evaluate | None:

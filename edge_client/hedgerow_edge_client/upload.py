@@ -40,6 +40,11 @@ class Upload:
         return self._offer.update.digest
 
     @property
+    def received_bytes(self) -> int:
+        """What the offer reports as received by this device."""
+        return self._offer.received_bytes
+
+    @property
     def wake_at(self) -> float:
         """When `tick` wants to be called, on the caller's clock."""
         return self._offer_at

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hedgerow.errors import UsageError
 from hedgerow.runs import open_finished_rounds
-from hedgerow_coordinator import RunStore, ServerState, read_test_data
+from hedgerow_coordinator import CHECK_DATA, RunStore, ServerState, read_test_data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ def export_run(
     output
         The file; replaced only by a model that agrees with the reference.
     data
-        ``.npz`` with `inputs`; None takes the plan's test data, where there is any.
+        ``.npz`` with `inputs`; None takes those of the plan's test data that the run keeps, where it does.
     reference
         What the model should answer for these inputs, such as torch's outputs; None computes it by
         ``onnx.reference``.
@@ -100,13 +100,10 @@ def committed(store: RunStore) -> tuple[int, ServerState]:
 
 
 def read_inputs(store: RunStore, data: Path | None) -> NDArray[np.generic] | None:
-    """Return the inputs to check with: from `data`, else the plan's test data, else None."""
+    """Return the inputs to check with: from `data`, else those that the run keeps, else None."""
     if data is None:
-        # The run's copy of the plan knows the name, the original's folder has the file.
-        path = None if store.plan.evaluate.data is None else store.directory / "evaluate.npz"
-        if path is None or not path.is_file():
-            return None
-        return read_test_data(path)[0]
+        path = store.directory / CHECK_DATA
+        return read_test_data(path)[0] if path.is_file() else None
     try:
         with np.load(data, allow_pickle=False) as pack:
             inputs: NDArray[np.generic] = pack["inputs"]

@@ -105,6 +105,11 @@ class Simulation:
         """Return the PUBLISH bytes that reached each client."""
         return {name: client.link.traffic.received_bytes for name, client in self._clients.items()}
 
+    def coordinator_bytes(self) -> dict[str, int]:
+        """Return the PUBLISH bytes that the coordinator sent and received."""
+        traffic = self._link.traffic
+        return {"sent": traffic.sent_bytes, "received": traffic.received_bytes}
+
     # -- parts of the loop ----------------------------------------------------------------------------
 
     def _client(self, name: str, layout: Layout) -> _Client:

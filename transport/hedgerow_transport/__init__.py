@@ -6,6 +6,7 @@ from hedgerow_transport.blob import BlobAssembler, blob_chunk, blob_digest
 from hedgerow_transport.blob_store import BlobStore
 from hedgerow_transport.broker import Broker, start_broker
 from hedgerow_transport.broker_url import BrokerUrl
+from hedgerow_transport.child import die_with_parent
 from hedgerow_transport.chunk import CHUNK_HEADER_BYTES, decode_chunk, encode_chunk
 from hedgerow_transport.errors import (
     BlobError,
@@ -138,6 +139,7 @@ __all__ = [
     "decode_chunk",
     "decode_down",
     "decode_message",
+    "die_with_parent",
     "encode_chunk",
     "encode_cohort",
     "indices",

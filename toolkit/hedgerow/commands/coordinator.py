@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     layout = template_layout(template)
     directory = options.run_dir or plan.directory / "runs" / plan.run.name
     stop = stop_on_signals()
-    with open_run(plan, directory=directory, template=template, run_id=plan.run.name) as store:
+    with open_run(plan, directory=directory, template=template) as store:
         say(f"run '{store.run_id}' in {directory}, {layout.num_parameters:,} parameters, {options.broker}")
         agent = CoordinatorAgent(plan, broker=options.broker, store=store, layout=layout, say=say)
         outcome = agent.run(stop)

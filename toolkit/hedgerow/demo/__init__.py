@@ -1,0 +1,1 @@
+"""The demo: a federation of real processes on this machine, on handwritten digits."""

@@ -1,0 +1,77 @@
+"""The demo's live table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from hedgerow_coordinator import RoundRecord
+
+
+class LiveTable:
+    """Show one row for each committed round; on a terminal in place, else one line after the other.
+
+    Parameters
+    ----------
+    rounds
+        How many there will be.
+    """
+
+    def __init__(self, *, rounds: int) -> None:
+        self.console = Console(highlight=False)
+        self._rounds = rounds
+        self._shown = 0
+        self._status = ""
+        self._records: Sequence[RoundRecord] = ()
+        self._live = Live(self._table(), console=self.console, refresh_per_second=8) if self._is_live else None
+
+    @property
+    def _is_live(self) -> bool:
+        return self.console.is_terminal
+
+    def __enter__(self) -> LiveTable:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._status = ""
+            self._live.update(self._table(), refresh=True)
+            self._live.stop()
+
+    def show(self, records: Sequence[RoundRecord], *, status: str) -> None:
+        """Show the rounds so far, and what is going on."""
+        self._records = records
+        if self._live is not None:
+            self._status = status
+            self._live.update(self._table())
+            return
+        if status != self._status:
+            self._status = status
+            self.console.print(status)
+        for record in records[self._shown :]:
+            accuracy = "-" if record.accuracy is None else f"{record.accuracy:.4f}"
+            self.console.print(
+                f"round {record.round:>2}/{self._rounds}  density {record.density:.3f}  accuracy {accuracy}  "
+                f"up {record.uplink_bytes:>9,} B  down {record.delivered_bytes:>9,} B  {record.seconds:.1f} s"
+            )
+        self._shown = len(records)
+
+    def _table(self) -> Table:
+        table = Table(title=self._status or None, title_justify="left", title_style="italic")
+        for name in ("round", "density", "accuracy", "bytes up", "bytes down", "seconds"):
+            table.add_column(name, justify="right")
+        for record in self._records:
+            table.add_row(
+                f"{record.round}/{self._rounds}",
+                f"{record.density:.3f}",
+                "-" if record.accuracy is None else f"{record.accuracy:.4f}",
+                f"{record.uplink_bytes:,}",
+                f"{record.delivered_bytes:,}",
+                f"{record.seconds:.1f}",
+            )
+        return table

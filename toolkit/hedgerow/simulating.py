@@ -1,0 +1,164 @@
+"""A simulation with real training: one trainer process for each client, some of them at work at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from hedgerow.runs import read_template
+from hedgerow.simulation import Simulation
+from hedgerow_coordinator import Coordinator, Plan, RoundRecord, RunStore, evaluator, open_run
+from hedgerow_edge_client import (
+    EdgeClientError,
+    Failed,
+    Progress,
+    Trained,
+    TrainerProcess,
+    TrainRequest,
+    TrainResult,
+    scan_task,
+)
+from hedgerow_export import template_layout, template_parameters
+
+# So many trainers keep torch and their data in memory between rounds; each of more clients starts its own anew.
+RESIDENT_TRAINERS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationFacts:
+    """What came out of a simulation; bytes are PUBLISH packets, the downlink summed over its receivers."""
+
+    metric: float | None
+    density: float
+    uplink_bytes: int
+    downlink_bytes: int
+    broadcast_bytes: int
+    rounds: tuple[RoundRecord, ...]
+    weights_digest: str
+    failure: str
+
+
+class TrainerPool:
+    """Train for many clients, a few at a time, each in its own process.
+
+    Parameters
+    ----------
+    task
+        The task file.
+    folders
+        Data folder of each client by name.
+    workers
+        How many train at a time.
+    """
+
+    def __init__(self, task: Path, *, folders: Mapping[str, Path | None], workers: int) -> None:
+        self._trainers = {
+            name: TrainerProcess(task, data=folder, client=name) for name, folder in folders.items()
+        }
+        self._workers = ThreadPoolExecutor(workers)
+
+    def train(self, requests: Sequence[tuple[str, TrainRequest]]) -> list[TrainResult | str]:
+        """Train all; the order of the results is that of the requests."""
+        return list(self._workers.map(self._train_one, requests))
+
+    def close(self) -> None:
+        """End all processes."""
+        self._workers.shutdown(cancel_futures=True)
+        for trainer in self._trainers.values():
+            trainer.close()
+
+    def _train_one(self, wanted: tuple[str, TrainRequest]) -> TrainResult | str:
+        name, request = wanted
+        trainer = self._trainers[name]
+        try:
+            trainer.start_train(request)
+            while isinstance(event := trainer.events.get(), Progress):
+                pass
+        except EdgeClientError as error:
+            return str(error)
+        if len(self._trainers) > RESIDENT_TRAINERS:
+            trainer.stop()
+        if isinstance(event, Trained):
+            return event.result
+        assert isinstance(event, Failed) or hasattr(event, "reason")
+        return str(event.reason)
+
+
+def simulate(
+    plan: Plan,
+    *,
+    task: Path,
+    clients: Mapping[str, Path | None],
+    run_dir: Path,
+    workers: int,
+    say: Callable[[str], None],
+) -> SimulationFacts:
+    """Run a plan with these clients over the in-memory link.
+
+    Parameters
+    ----------
+    plan
+        What to do.
+    task
+        The clients' task file.
+    clients
+        Data folder of each client by name.
+    run_dir
+        Where the run is kept; must not hold one.
+    workers
+        Trainers at work at a time.
+    say
+        Gets the coordinator's sentences.
+
+    Raises
+    ------
+    hedgerow_coordinator.errors.CoordinatorError
+        When the plan cannot be run.
+    hedgerow_edge_client.errors.EdgeClientError
+        When the task cannot be used.
+    """
+    scan_task(task)
+    template = read_template(plan)
+    layout = template_layout(template)
+    pool = TrainerPool(task, folders=clients, workers=workers)
+    store = open_run(plan, directory=run_dir, template=template, run_id=plan.run.name)
+    try:
+        measure = evaluator(plan, template=template, layout=layout)
+        simulation = Simulation(
+            lambda read_traffic: Coordinator(
+                plan,
+                layout=layout,
+                store=store,
+                first_weights=lambda: template_parameters(template),
+                evaluate=measure,
+                read_traffic=read_traffic,
+            ),
+            clients=clients,
+            layout=layout,
+            namespace=plan.transport.namespace,
+            trainers=pool,
+            on_notice=say,
+        )
+        simulation.run()
+        return _facts(simulation, store)
+    finally:
+        store.close()
+        pool.close()
+
+
+def _facts(simulation: Simulation, store: RunStore) -> SimulationFacts:
+    coordinator, totals = simulation.coordinator, simulation.coordinator_bytes()
+    rounds = tuple(record for record in store.rounds() if record.status == "committed" and record.round > 0)
+    return SimulationFacts(
+        metric=rounds[-1].accuracy,
+        density=coordinator.state.mask.density,
+        uplink_bytes=totals["received"],
+        downlink_bytes=sum(simulation.received_bytes().values()),
+        broadcast_bytes=totals["sent"],
+        rounds=rounds,
+        weights_digest=hashlib.blake2b(coordinator.state.weights.tobytes(), digest_size=8).hexdigest(),
+        failure=coordinator.failure or "",
+    )
