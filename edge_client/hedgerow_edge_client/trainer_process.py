@@ -274,14 +274,16 @@ class _Child:
     def __init__(self, command: list[str], *, environment: dict[str, str], events: queue.Queue[Any]) -> None:
         self._events = events
         self._lock = threading.Lock()
-        self._writing = threading.Lock()
+        self._outgoing: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
         self._waiting: dict[int, queue.SimpleQueue[Any]] = {}
         self._training: tuple[int, int] | None = None  # number of the request, round
         self._closing = False
         self._crash: TrainerCrashed | None = None
+        self._write_fault = ""
         try:
+            # A group of its own, so that Ctrl-C does not reach it before it can say that it ignores it.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0
             )
         except OSError as error:
             raise TrainerCrashed(f"the trainer could not be started ({error.strerror or error})") from error
@@ -289,7 +291,9 @@ class _Child:
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._reader = threading.Thread(target=self._read, name="trainer-reader", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="trainer-writer", daemon=True)
         self._reader.start()
+        self._writer.start()
 
     @property
     def pid(self) -> int:
@@ -306,7 +310,7 @@ class _Child:
                 answers.put(self._crash)
                 return answers
             self._waiting[number] = answers
-        self._write({"id": number, **message})
+        self._outgoing.put({"id": number, **message})
         return answers
 
     def send_training(self, number: int, request: TrainRequest, *, layout: bytes | None) -> None:
@@ -314,33 +318,42 @@ class _Child:
             if self._crash is not None:
                 raise self._crash
             self._training = (number, request.round)
-        self._write({"id": number, "op": "train", "layout": layout, "request": request.to_wire()})
+        self._outgoing.put({"id": number, "op": "train", "layout": layout, "request": request.to_wire()})
 
     def cancel(self) -> None:
         with self._lock:
             training, self._training = self._training, None
         if training is not None:
-            self._write({"id": training[0], "op": "cancel"})
+            self._outgoing.put({"id": training[0], "op": "cancel"})
 
     def stop(self) -> None:
         with self._lock:
             self._closing = True
             self._training = None
-        # It ends at the end of its stdin; flushing may fail when it has ended already.
-        with contextlib.suppress(OSError):
-            self._stdin.close()
+        # It ends at the end of its stdin, which the writer closes.
+        self._outgoing.put(None)
         try:
             self._process.wait(_CLOSE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._writer.join()
         self._reader.join()
         self._stdout.close()
 
-    def _write(self, message: Mapping[str, Any]) -> None:
-        # A child that is gone is noticed, and told of, by the reader; ValueError is a closed pipe.
-        with self._writing, contextlib.suppress(OSError, ValueError):
-            write_frame(self._stdin, message)
+    def _write(self) -> None:
+        """Send what is outgoing; nobody waits for a child that loads torch and reads nothing for seconds."""
+        try:
+            while (message := self._outgoing.get()) is not None:
+                write_frame(self._stdin, message)
+        except FrameFault as error:
+            self._write_fault = str(error)
+            self._process.kill()
+        except OSError:
+            pass  # a child that is gone is noticed, and told of, by the reader
+        # Closing flushes, which fails when the child is gone.
+        with contextlib.suppress(OSError):
+            self._stdin.close()
 
     def _read(self) -> None:
         fault = ""
@@ -353,7 +366,7 @@ class _Child:
         except OSError as error:
             fault = f"its pipe broke ({error})"
             self._process.kill()
-        self._ended(fault, self._process.wait())
+        self._ended(fault or self._write_fault, self._process.wait())
 
     def _take(self, message: dict[str, Any]) -> None:
         number = int(message["id"])
