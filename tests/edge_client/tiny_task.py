@@ -28,26 +28,27 @@ def build_model():
 
 
 def load_data(data, client):
-    if client == "empty":
+    mode = "" if data is None else (data / "mode").read_text()
+    if mode == "empty":
         return np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
-    if client == "exits":
+    if mode == "exits":
         sys.exit(3)
-    if client == "leaves":
+    if mode == "leaves":
         os._exit(7)
-    if client == "sleeps":
+    if mode == "sleeps":
         time.sleep(60)
-    if client == "hungry":
+    if mode == "hungry":
         return torch.zeros(2**50), None
-    if client == "asks":
+    if mode == "asks":
         return input("which folder? ")
     inputs = np.arange(24, dtype=np.float64).reshape(12, 2) / 24
-    if client == "nan":
+    if mode == "nan":
         inputs[5, 1] = np.nan
     return inputs, np.arange(12) % 3
 
 
 def load_test_data(data):
-    inputs, targets = load_data(data, "test")
+    inputs, targets = load_data(data, "a")
     return inputs[:5], targets[:5]
 
 
