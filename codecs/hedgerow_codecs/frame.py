@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ NO_BASE = bytes(DIGEST_BYTES)
 VERSION = 1
 
 _MAGIC = b"HG"
-_SHORT_DIGEST_BYTES = 4
+_DIGESTS_START = 5
 _CHECKSUM_BYTES = 4
 _NO_CODEC = 0
 _HASH_BLOCK = 1 << 18
@@ -57,8 +58,8 @@ _SHORT_KINDS = frozenset({FrameKind.UPDATE, FrameKind.SCORES})
 class FrameHeader:
     """What a frame says about itself, without its payload being read.
 
-    The digests of an ``UPDATE`` or ``SCORES`` frame are the first 4 bytes only (small updates pay for each
-    byte): compare with `is_for`, or by ``digest.startswith(header.base)``.
+    Small updates pay for each byte: in ``UPDATE`` and ``SCORES`` frames, `mask` and `base` are the first 4
+    bytes of the digests and `layout` is empty. Compare with `is_for`, or ``digest.startswith(header.base)``.
 
     `codec` is the configuration of a codec that decodes the payload (empty for masks and seeds): payloads
     carry what their decoder needs, and nothing of what their encoder was told besides.
@@ -152,13 +153,14 @@ def read_header(frame: bytes) -> FrameHeader:
     kind = FrameKind(kind_number)
     if (codec_byte not in CODECS) if kind in CODED_KINDS else (codec_byte != _NO_CODEC):
         raise ForeignFrameError(f"a frame of kind {kind.name} has no codec {codec_byte}", offset=4)
-    size = _digest_bytes(kind)
-    payload_bytes = len(frame) - 5 - 3 * size - _CHECKSUM_BYTES
+    start = _payload_start(kind)
+    payload_bytes = len(frame) - start - _CHECKSUM_BYTES
     if payload_bytes < 0:
         raise TruncatedFrameError(f"a frame of kind {kind.name} has more than {len(frame)} bytes")
     if zlib.crc32(frame[:-_CHECKSUM_BYTES]) != int.from_bytes(frame[-_CHECKSUM_BYTES:], "little"):
         raise ChecksumError(f"frame of {len(frame)} bytes was damaged or cut on the way")
-    layout, mask, base = (bytes(frame[5 + i * size : 5 + (i + 1) * size]) for i in range(3))
+    bounds = pairwise(accumulate(_digest_bytes(kind), initial=_DIGESTS_START))
+    layout, mask, base = (bytes(frame[begin:end]) for begin, end in bounds)
     return FrameHeader(
         kind=kind,
         version=version,
@@ -200,8 +202,8 @@ def seal(payload: bytes, *, kind: FrameKind, codec: int, mask: Mask, base: bytes
     """Put a header before a payload and a checksum behind it."""
     if len(base) != DIGEST_BYTES:
         raise MismatchError(what="base", expected=NO_BASE, found=base)
-    size = _digest_bytes(kind)
-    digests = b"".join(digest[:size] for digest in (mask.layout.digest, mask.digest, base))
+    whole = (mask.layout.digest, mask.digest, base)
+    digests = b"".join(digest[:size] for digest, size in zip(whole, _digest_bytes(kind), strict=True))
     body = b"".join([_MAGIC, bytes([VERSION, kind, codec]), digests, payload])
     return body + zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little")
 
@@ -217,9 +219,13 @@ def unseal(frame: bytes, *, layout: Layout, mask: bytes | None, base: bytes) -> 
     for what, expected, found in wanted:
         if expected is not None and not expected.startswith(found):
             raise MismatchError(what=what, expected=expected, found=found)
-    start = 5 + 3 * _digest_bytes(header.kind)
-    return frame[start:-_CHECKSUM_BYTES]
+    return frame[_payload_start(header.kind) : -_CHECKSUM_BYTES]
 
 
-def _digest_bytes(kind: FrameKind) -> int:
-    return _SHORT_DIGEST_BYTES if kind in _SHORT_KINDS else DIGEST_BYTES
+def _digest_bytes(kind: FrameKind) -> tuple[int, int, int]:
+    """Return the bytes that layout, mask and base digest take; a mask digest stands for its layout, too."""
+    return (0, 4, 4) if kind in _SHORT_KINDS else (DIGEST_BYTES, DIGEST_BYTES, DIGEST_BYTES)
+
+
+def _payload_start(kind: FrameKind) -> int:
+    return _DIGESTS_START + sum(_digest_bytes(kind))

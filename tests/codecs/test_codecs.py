@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 from hedgerow_codecs import (
+    NO_BASE,
     CodecError,
     ConfigError,
     DecodedUpdate,
+    FrameKind,
     Layout,
     Mask,
     TensorSpec,
     codec_from_config,
+    decode_frame,
+    encode_frame,
 )
 from hedgerow_codecs.grid import NUM_STEPS, grid_index, grid_steps
 
@@ -130,3 +134,38 @@ def test_sums_check_what_they_add_to(mask: Mask) -> None:
             decoded.add_to(total, weight=weight)
     with pytest.raises(CodecError):
         DecodedUpdate(mask=mask)
+
+
+def test_a_tiny_update_stays_near_its_entropy() -> None:
+    rng = np.random.default_rng(0)
+    mask = dense(3000, 1500, 500)
+    codes = np.zeros(5000)
+    codes[rng.choice(5000, 100, replace=False)] = rng.geometric(0.6, 100) * rng.choice([-1, 1], 100)
+    step = 1 / float(np.sqrt(np.mean(codes**2)))
+    codec = codec_from_config({"codec_id": "deadzone", "step": step, "deadzone": 0.5, "tradeoff": 0})
+    values = codes.astype(np.float32)
+    frame = encode_frame(values, kind=FrameKind.UPDATE, mask=mask, base=NO_BASE, codec=codec)
+    decoded = decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=NO_BASE)
+    assert np.array_equal(decoded.values(), values)
+    counts = np.unique(codes, return_counts=True)[1]
+    entropy_bytes = -float(np.sum(counts * np.log2(counts / counts.sum()))) / 8
+    assert len(frame) <= 1.25 * entropy_bytes
+
+
+def test_filters_that_rest_cost_next_to_nothing() -> None:
+    rng = np.random.default_rng(0)
+    layout = Layout(tensors=(TensorSpec(name="w", shape=(200, 100), kind="linear", prunable=True),))
+    busy, spread = np.zeros((200, 100), np.float32), np.zeros(20_000, np.float32)
+    busy[::10] = rng.normal(size=(20, 100))
+    spread[rng.choice(20_000, 2000, replace=False)] = busy[::10].reshape(-1)
+    codec = codec_from_config({"codec_id": "uniform", "bits": 3})
+    sizes = [len(codec.encode(values.reshape(-1), mask=Mask.dense(layout))) for values in (busy, spread)]
+    assert sizes[0] < 0.55 * sizes[1]
+
+
+def test_an_update_that_explains_nothing_sends_nothing() -> None:
+    mask = dense(1000)
+    values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    codec = codec_from_config({"codec_id": "deadzone", "step": 64.0})
+    assert codec.encode(values, mask=mask)[0] == 0
+    assert codec.decode(codec.encode(values, mask=mask), mask=mask).num_nonzero == 0

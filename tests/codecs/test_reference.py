@@ -29,6 +29,17 @@ class Bytes:
                 return number
 
 
+class Bits:
+    def __init__(self, data: Bytes) -> None:
+        self.data, self.byte, self.left = data, 0, 0
+
+    def take(self) -> int:
+        if not self.left:
+            (self.byte,), self.left = self.data.take(1), 8
+        bit, self.byte, self.left = self.byte & 1, self.byte >> 1, self.left - 1
+        return bit
+
+
 def frequencies(seen: list[int], prior: list[int]) -> list[int]:
     scores = [4096 * k + p for k, p in zip(seen, prior, strict=True)]
     f = [1 + q * (4096 - len(scores)) // sum(scores) for q in scores]
@@ -81,10 +92,14 @@ def section(data: Bytes, bases: list[int], model: dict, lanes: int | None, cargo
 
 
 def magnitude_prior(base: int, memory: int, symbol: int) -> int:
-    octave, rest, weights = base + 1 + memory - 9, 65536, []
-    a, u = 2 ** max(octave, 0), 2 ** max(-octave, 0)
+    octave = base + 1 + memory - 9
+    if octave < 0:
+        nonzero = 5 * 65536 // 2 ** (3 - octave)
+        ones, twos = 5 * nonzero // 8, nonzero // 4
+        return [65536 - nonzero, ones, twos, nonzero - ones - twos][symbol]
+    rest, weights = 65536, []
     for _ in range(3):
-        weights.append(rest * u // (u + a))
+        weights.append(rest // (1 + 2**octave))
         rest -= weights[-1]
     return [*weights, rest][symbol]
 
@@ -124,7 +139,11 @@ def classes(data: Bytes, mask: Mask, cargo: bytearray) -> list[int]:
         shapes.append((rows, columns, tensor.size // (rows * columns)))
         sizes.append((rows if by_row else 1, columns if by_column and columns > 1 else 0))
         bases += [0] * sizes[-1][0] + [1] * sizes[-1][1]
-    levels = section(data, bases, LEVELS, None, cargo)
+    if len(bases) < 32:
+        pairs = data.take((len(bases) + 1) // 2)
+        levels = [nibble for pair in pairs for nibble in (pair & 15, pair >> 4)][: len(bases)]
+    else:
+        levels = section(data, bases, LEVELS, None, cargo)
     found = []
     for (rows, columns, cell), (num_rows, num_columns) in zip(shapes, sizes, strict=True):
         of_rows, of_columns = levels[:num_rows], levels[num_rows : num_rows + num_columns]
@@ -147,17 +166,24 @@ def coded_integers(data: Bytes, mask: Mask, *, signed: bool = True) -> list[int]
     magnitudes = section(data, bases, MAGNITUDES, lanes, cargo)
     large = [i for i, m in enumerate(magnitudes) if m == 3]
     buckets = []
-    if large:
+    if len(large) >= 32:
         model = {**EXCESSES, "alphabet": data.take(1)[0]}
         buckets = section(data, [bases[i] for i in large], model, None, cargo)
     data.data, data.place, stowed = bytes(cargo) + data.data[data.place :], 0, len(cargo)
     count = sum(m > 0 for m in magnitudes)
-    signs = section(data, [0] * count, SIGNS, None, bytearray()) if signed else [0] * count
-    raw_counts = [max((b - 4) // 2 + 1, 0) for b in buckets]
-    bits = int.from_bytes(data.take((sum(raw_counts) + 7) // 8), "little")
-    for i, b, k in zip(large, buckets, raw_counts, strict=True):
-        low = bits & (1 << k) - 1
-        bits >>= k
+    coded = signed and count >= 128
+    signs = section(data, [0] * count, SIGNS, None, bytearray()) if coded else [0] * count
+    bits = Bits(data)
+    if signed and not coded:
+        signs = [bits.take() for _ in range(count)]
+    if len(large) < 32:
+        for _ in large:
+            buckets.append(0)
+            while bits.take():
+                buckets[-1] += 1
+    for i, b in zip(large, buckets, strict=True):
+        k = max((b - 4) // 2 + 1, 0)
+        low = sum(bits.take() << place for place in range(k))
         magnitudes[i] = 3 + (b if b < 4 else ((2 + b % 2) << k) + low)
     data.place = max(data.place, stowed)
     negative = iter(signs)
@@ -204,10 +230,12 @@ def test_payloads_read_the_same_from_the_specification(config: dict, density: fl
     assert np.flatnonzero(codes).tolist() == decoded.positions.tolist()
     assert [c for c in codes if c] == decoded.codes.tolist()
 
-    form = data.take(1)[0]
-    indices = struct.unpack(f"<{1 if form == 0 else 4}H", data.data[data.place :])
-    steps = [0.0 if g == 65535 else (4 + g % 4) * 2.0 ** (g // 4 - 149) for g in indices]
-    assert decoded.steps.tolist() == (steps * 4 if form == 0 else steps)
+    indices = struct.unpack(f"<{len(data.data[data.place :]) // 2}H", data.data[data.place :])
+    of_tensors = indices * 4 if len(indices) == 1 else indices[1:]
+    assert len(of_tensors) == 4
+    assert len(indices) == 1 or indices[0] == 65535
+    steps = [0.0 if g == 65535 else (4 + g % 4) * 2.0 ** (g // 4 - 149) for g in of_tensors]
+    assert decoded.steps.tolist() == steps
 
 
 def test_masks_read_the_same_from_the_specification() -> None:

@@ -13,14 +13,25 @@ from numpy.typing import NDArray
 from hedgerow_codecs.errors import PayloadError
 from hedgerow_codecs.mask import Mask
 from hedgerow_codecs.stages.energy import EVEN, Levels, fit_all_levels, geometry, live_classes
-from hedgerow_codecs.stages.magnitude import FIRST_BUCKETED, NUM_BUCKETS, bucket, low_bits, unbucket
+from hedgerow_codecs.stages.magnitude import (
+    FIRST_BUCKETED,
+    NUM_BUCKETS,
+    bucket,
+    low_bits,
+    read_unary,
+    unary,
+    unbucket,
+)
 from hedgerow_codecs.stages.models import excess_model, level_model, magnitude_model, sign_model
 from hedgerow_codecs.stages.rans import Model, decode_symbols, encode_symbols, grid_shape
 from hedgerow_codecs.stages.reader import Cargo, Reader, varint
 from hedgerow_codecs.stages.signal import Signal
 
 _SYMBOLS_PER_LANE = 1024
-_MIN_STEPS, _MAX_STEPS = 512, 4096
+_MIN_STEPS, _LONG_STEPS, _MAX_STEPS = 512, 3072, 8192
+_SMALL = 1 << 16
+_FEW_LEVELS = _FEW_EXCESSES = 32
+_FEW_SIGNS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +50,14 @@ class ContextCoder:
         if not signal.codes.size:
             return replace(signal, data=b"\0" + signal.data)
         magnitudes = np.abs(signal.codes.astype(np.int64))
-        levels = fit_all_levels(signal.positions, magnitudes, mask=signal.mask)
+        fits = [fit_all_levels(signal.positions, magnitudes, mask=signal.mask)]
+        if signal.mask.num_live <= _SMALL:
+            # Estimates of what levels are worth are off by some bytes, which here are many: try without, too.
+            fits.append(fit_all_levels(signal.positions, magnitudes, mask=signal.mask, flat=True))
+        data = min((self._write(signal, magnitudes, levels) for levels in fits), key=len)
+        return replace(signal, data=data + signal.data)
+
+    def _write(self, signal: Signal, magnitudes: NDArray[np.int64], levels: list[Levels]) -> bytes:
         classes = live_classes(levels, mask=signal.mask)
         told = classes > 0
         symbols = np.zeros(signal.mask.num_live, np.uint8)
@@ -48,21 +66,22 @@ class ContextCoder:
         large = magnitudes >= FIRST_BUCKETED
         buckets, lows = bucket(magnitudes[large] - FIRST_BUCKETED)
 
-        # What is read last is written first: it rides in the first states of the lanes that are read before
-        # it.
-        signs = _write_signs(signal.codes < 0) if self.signed else b""
-        cargo = Cargo(signs + np.packbits(lows, bitorder="little").tobytes())
+        # What is read last is written first: it rides in the first states of lanes that are read before it.
+        negative = signal.codes < 0 if self.signed else np.zeros(0, np.bool_)
+        signs = _write_signs(negative) if negative.size >= _FEW_SIGNS else b""
+        raw = [negative if negative.size < _FEW_SIGNS else negative[:0]]
+        raw.append(unary(buckets) if buckets.size < _FEW_EXCESSES else np.zeros(0, np.bool_))
+        cargo = Cargo(signs + np.packbits(np.concatenate([*raw, lows]), bitorder="little").tobytes())
         level_section = _write_levels(levels, cargo=cargo)
-        fewest, most = (-(-symbols.size // steps) for steps in (_MAX_STEPS, _MIN_STEPS))
-        lanes = grid_shape(symbols.size, min(max(cargo.lanes, fewest), most))[1]
+        lanes = grid_shape(symbols.size, _choose_lanes(symbols.size, cargo=cargo))[1]
         parts = [varint(lanes), _modes(levels, mask=signal.mask), level_section]
         parts.append(_write(symbols, bases, model=magnitude_model(), lanes=lanes, cargo=cargo))
-        if buckets.size:
+        if buckets.size >= _FEW_EXCESSES:
             alphabet = max(int(buckets.max()) + 1, 2)
             excess_bases = classes[signal.positions[large]] - np.uint8(1)
             parts.append(bytes([alphabet]))
             parts.append(_write(buckets, excess_bases, model=excess_model(alphabet), cargo=cargo))
-        return replace(signal, data=b"".join([*parts, cargo.rest(), signal.data]))
+        return b"".join([*parts, cargo.rest()])
 
     def decode(self, signal: Signal) -> Signal:
         reader = Reader(signal.data)
@@ -78,14 +97,23 @@ class ContextCoder:
         magnitudes = symbols[positions].astype(np.int64)
         large = np.flatnonzero(magnitudes == FIRST_BUCKETED)
         buckets = np.zeros(0, np.uint8)
-        if large.size:
+        if large.size >= _FEW_EXCESSES:
             alphabet = reader.byte()
             if not 2 <= alphabet <= NUM_BUCKETS:
                 raise PayloadError(f"an alphabet has 2 to {NUM_BUCKETS} symbols, not {alphabet}")
-            buckets = _read(reader, classes[positions[large]] - np.uint8(1), model=excess_model(alphabet))
+            excess_bases = classes[positions[large]] - np.uint8(1)
+            buckets = _read(reader, excess_bases, model=excess_model(alphabet))
         reader.unload()
-        negative = _read_signs(reader, count=positions.size) if self.signed else np.False_
-        magnitudes[large] += unbucket(buckets, _read_bits(reader, count=int(low_bits(buckets).sum())))
+        negative = np.zeros(positions.size if self.signed else 0, np.bool_)
+        if negative.size >= _FEW_SIGNS:
+            negative = _read_signs(reader, count=positions.size)
+        elif negative.size:
+            negative = reader.bits(negative.size)
+        if 0 < large.size < _FEW_EXCESSES:
+            buckets = read_unary(reader, count=large.size)
+        magnitudes[large] += unbucket(buckets, reader.bits(int(low_bits(buckets).sum())))
+        reader.end_bits()
+        negative = negative if self.signed else np.zeros(positions.size, np.bool_)
         codes = np.where(negative, -magnitudes, magnitudes).astype(np.int32)
         return replace(signal, positions=positions, codes=codes, data=reader.rest())
 
@@ -112,6 +140,17 @@ def _read(
     return symbols
 
 
+def _choose_lanes(count: int, *, cargo: Cargo) -> int:
+    """Choose how many lanes code the magnitudes.
+
+    More are faster, but each wastes about a byte, and three if it has no cargo: a large message must not take
+    too many steps, a small one has no bytes to waste.
+    """
+    fewest, most = -(-count // _MAX_STEPS), -(-count // _MIN_STEPS)
+    swift = min(cargo.lanes, -(-count // _LONG_STEPS)) if count > _SMALL else 0
+    return min(max(cargo.lanes // 16, swift, fewest), most)
+
+
 def _few_lanes(count: int) -> int:
     return grid_shape(count, -(-count // _SYMBOLS_PER_LANE))[1]
 
@@ -130,14 +169,6 @@ def _read_signs(reader: Reader, *, count: int) -> NDArray[np.bool_]:
     return symbols.astype(np.bool_)
 
 
-def _read_bits(reader: Reader, *, count: int) -> NDArray[np.bool_]:
-    packed = np.frombuffer(reader.take((count + 7) // 8), np.uint8)
-    bits = np.unpackbits(packed, bitorder="little").astype(np.bool_)
-    if np.any(bits[count:]):
-        raise PayloadError("low bits beyond the last one are set")
-    return bits[:count]
-
-
 def _modes(levels: list[Levels], *, mask: Mask) -> bytes:
     bits = []
     for part, tensor in zip(levels, mask.layout.tensors, strict=True):
@@ -152,7 +183,11 @@ def _write_levels(levels: list[Levels], *, cargo: Cargo) -> bytes:
         columns = part.columns if part.columns.size > 1 else part.columns[:0]
         symbols += [part.rows, columns]
         bases += [np.zeros(part.rows.size, np.uint8), np.ones(columns.size, np.uint8)]
-    return _write(np.concatenate(symbols), np.concatenate(bases), model=level_model(), cargo=cargo)
+    joined = np.concatenate(symbols)
+    if joined.size < _FEW_LEVELS:
+        pairs = np.append(joined, np.zeros(joined.size % 2, np.uint8)).reshape(-1, 2)
+        return bytes((pairs[:, 0] + 16 * pairs[:, 1]).tolist())
+    return _write(joined, np.concatenate(bases), model=level_model(), cargo=cargo)
 
 
 def _read_levels(reader: Reader, *, mask: Mask) -> list[Levels]:
@@ -166,10 +201,17 @@ def _read_levels(reader: Reader, *, mask: Mask) -> list[Levels]:
         rows, columns, _ = geometry(tensor)
         sizes += [rows if by_row else 1, columns if by_column and columns > 1 else 0]
     bases = np.repeat(np.tile(np.arange(2, dtype=np.uint8), len(tensors)), sizes)
-    symbols = _read(reader, bases, model=level_model())
+    if bases.size < _FEW_LEVELS:
+        pairs = np.frombuffer(reader.take((bases.size + 1) // 2), np.uint8)
+        nibbles = np.stack([pairs & 15, pairs >> 4], axis=1).reshape(-1)
+        if np.any(nibbles[bases.size :]):
+            raise PayloadError("levels beyond the last one are set")
+        symbols = nibbles[: bases.size]
+    else:
+        symbols = _read(reader, bases, model=level_model())
     sides = np.split(symbols, np.cumsum(sizes)[:-1])
     even = np.full(1, EVEN, np.uint8)
     return [
-        Levels(rows=rows, columns=columns if columns.size else even)
+        Levels(rows=rows.astype(np.uint8), columns=columns.astype(np.uint8) if columns.size else even)
         for rows, columns in zip(sides[::2], sides[1::2], strict=True)
     ]

@@ -26,6 +26,7 @@ NUM_LEVELS = 16
 EVEN = 8
 """Column level that leaves its rows' levels as they are."""
 _SHRINK = 2.0
+_LEARNING_BITS = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,14 +46,15 @@ class Levels:
 
     def classes(self) -> NDArray[np.uint8]:
         """Return the class of each row and column, shape (len(rows), len(columns))."""
-        return _class_table()[self.rows[:, None], self.columns]
+        classes: NDArray[np.uint8] = _class_table()[self.rows[:, None], self.columns]
+        return classes
 
 
 @cache
 def _class_table() -> NDArray[np.uint8]:
     """Return the class for each row level and column level, shape (16, 16)."""
     levels = np.arange(NUM_LEVELS)
-    table = np.clip(levels[:, None] + levels - EVEN, 1, NUM_CLASSES - 1).astype(np.uint8)
+    table: NDArray[np.uint8] = np.clip(levels[:, None] + levels - EVEN, 1, NUM_CLASSES - 1).astype(np.uint8)
     table[0], table[:, 0] = 0, 0
     return table
 
@@ -73,7 +75,12 @@ def spread(levels: Levels, *, tensor: TensorSpec) -> NDArray[np.uint8]:
 
 
 def fit_levels(
-    places: NDArray[np.int64], magnitudes: NDArray[np.int64], *, tensor: TensorSpec, live: NDArray[np.bool_]
+    places: NDArray[np.int64],
+    magnitudes: NDArray[np.int64],
+    *,
+    tensor: TensorSpec,
+    live: NDArray[np.bool_],
+    flat: bool,
 ) -> Levels:
     """Choose the levels that are likely to cost the fewest bytes.
 
@@ -84,6 +91,8 @@ def fit_levels(
     magnitudes : ndarray, int64, shape (k,)
     tensor : TensorSpec
     live : ndarray, bool, shape (size,)
+    flat : bool
+        Whether to keep to one level for all rows and columns.
     """
     if not places.size:
         return Levels(rows=np.zeros(1, np.uint8), columns=np.full(1, EVEN, np.uint8))
@@ -98,8 +107,8 @@ def fit_levels(
     )
     candidates = [
         _levels(codes, by_row=by_row, by_column=by_column)
-        for by_row in ((False, True) if rows > 1 else (False,))
-        for by_column in ((False, True) if columns > 1 else (False,))
+        for by_row in ((False, True) if rows > 1 and not flat else (False,))
+        for by_column in ((False, True) if columns > 1 and not flat else (False,))
     ]
     return min(candidates, key=lambda levels: _cost(levels, codes=codes))
 
@@ -117,7 +126,7 @@ class _Codes:
     def room_of_columns(self) -> NDArray[np.float64]:
         if isinstance(self.room, int):
             return np.full(self.shape[1], float(self.room * self.shape[0]))
-        return self.room.sum(axis=0, dtype=np.float64)
+        return np.asarray(self.room.sum(axis=0), np.float64)
 
     def room_of_rows(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the weighted entries of each row; `weights` are of the columns, or one for all."""
@@ -180,7 +189,8 @@ def _cost(levels: Levels, *, codes: _Codes) -> float:
         counts = np.bincount(side)
         shares = counts[counts > 0] / side.size
         bits -= side.size * float(np.sum(shares * np.log2(shares)))
-        bits += math.log2(side.size) * (len(shares) - 1)
+        # Tables of levels are learnt on the way: the first of them cost more than their entropy.
+        bits += _LEARNING_BITS * min(side.size - 1, 32) + math.log2(side.size) * (len(shares) - 1)
     return bits
 
 
@@ -194,18 +204,18 @@ def _tensor_slices(mask: Mask) -> list[tuple[slice, slice]]:
 
 
 def fit_all_levels(
-    positions: NDArray[np.int64], magnitudes: NDArray[np.int64], *, mask: Mask
+    positions: NDArray[np.int64], magnitudes: NDArray[np.int64], *, mask: Mask, flat: bool = False
 ) -> list[Levels]:
-    """Choose the levels of every tensor, for codes at positions of the live vector."""
+    """Choose the levels of every tensor, for codes in the live vector; a single one each if `flat`."""
     dense = mask.num_live == mask.layout.num_parameters
     ends = np.searchsorted(positions, np.cumsum(mask.lengths)).tolist()
     levels, start = [], 0
-    for tensor, (flat, kept), end in zip(mask.layout.tensors, _tensor_slices(mask), ends, strict=True):
+    for tensor, (whole, kept), end in zip(mask.layout.tensors, _tensor_slices(mask), ends, strict=True):
         places = positions[start:end] - kept.start
-        live = mask.live[flat]
+        live = mask.live[whole]
         if not dense and places.size:
             places = np.flatnonzero(live)[places]
-        levels.append(fit_levels(places, magnitudes[start:end], tensor=tensor, live=live))
+        levels.append(fit_levels(places, magnitudes[start:end], tensor=tensor, live=live, flat=flat))
         start = end
     return levels
 

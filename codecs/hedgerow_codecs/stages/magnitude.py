@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow_codecs.errors import PayloadError
+from hedgerow_codecs.stages.reader import Reader
 
 FIRST_BUCKETED = 3
 _DIRECT = 4
@@ -33,6 +34,24 @@ def unbucket(buckets: NDArray[np.uint8], raw: NDArray[np.bool_]) -> NDArray[np.i
     owners, places = _bit_places(counts)
     np.add.at(excess, owners, raw.astype(np.int64) << places)
     return excess
+
+
+def unary(buckets: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return each bucket as that many ones and a zero: what a few of them take the fewest bits in."""
+    bits = np.ones(int(buckets.sum(dtype=np.int64)) + buckets.size, np.bool_)
+    bits[np.cumsum(buckets.astype(np.int64) + 1) - 1] = False
+    return bits
+
+
+def read_unary(reader: Reader, *, count: int) -> NDArray[np.uint8]:
+    """Undo `unary`."""
+    buckets = np.zeros(count, np.uint8)
+    for number in range(count):
+        while reader.bits(1)[0]:
+            buckets[number] += 1
+            if buckets[number] == NUM_BUCKETS:
+                raise PayloadError(f"there is no bucket {NUM_BUCKETS}")
+    return buckets
 
 
 def low_bits(buckets: NDArray[np.uint8]) -> NDArray[np.int64]:

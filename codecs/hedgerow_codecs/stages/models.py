@@ -26,7 +26,7 @@ def magnitude_model() -> Model:
     prior = np.zeros((NUM_CLASSES - 1, _NUM_MEMORIES, alphabet), np.int64)
     for base in range(NUM_CLASSES - 1):
         for memory in range(_NUM_MEMORIES):
-            prior[base, memory] = _geometric(base + 1 + memory - UNIT_CLASS, alphabet)
+            prior[base, memory] = _spread(base + 1 + memory - UNIT_CLASS)
     next_state, memory_of = _two_before(alphabet)
     return Model(prior=prior, next_state=next_state, memory=memory_of)
 
@@ -61,14 +61,21 @@ def sign_model() -> Model:
     return Model(prior=prior, next_state=next_state.astype(np.uint8), memory=states.astype(np.uint8))
 
 
-def _geometric(octave: int, alphabet: int) -> NDArray[np.int64]:
-    """Return weights of a geometric distribution of mean ``2**octave``, all that is beyond in the last."""
-    mean, unit = 1 << max(octave, 0), 1 << max(-octave, 0)
+def _spread(octave: int) -> list[int]:
+    """Return weights of magnitudes 0, 1, 2 and more where the mean magnitude is ``2**octave``.
+
+    Below 1, a share of 5/8 of the mean is not zero, and of these 5/8 are 1 and 1/4 are 2: tails are heavier
+    than geometric. From 1 on, geometric.
+    """
+    if octave < 0:
+        nonzero = 5 * _WEIGHT >> 3 - octave
+        ones, twos = 5 * nonzero >> 3, nonzero >> 2
+        return [_WEIGHT - nonzero, ones, twos, nonzero - ones - twos]
     weights, rest = [], _WEIGHT
-    for _ in range(alphabet - 1):
-        weights.append(rest * unit // (unit + mean))
+    for _ in range(FIRST_BUCKETED):
+        weights.append(rest // (1 + (1 << octave)))
         rest -= weights[-1]
-    return np.array([*weights, rest], np.int64)
+    return [*weights, rest]
 
 
 def _two_before(alphabet: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -15,7 +15,7 @@ from hedgerow_codecs.stages.rans import count_small
 from hedgerow_codecs.stages.signal import Signal
 
 _NO_STEP = 0xFFFF
-_COMMON, _PER_TENSOR = 0, 1
+_PER_TENSOR = b"\xff\xff"
 _BLOCK = 1 << 18
 _MAX_CODE_BITS = 14.0
 
@@ -47,7 +47,7 @@ class UniformQuantizer:
                     codes[start:end] = np.rint(part / grid_steps(np.array(index)))
                 indices[tensor] = index
             start = end
-        data = bytes([_PER_TENSOR]) + indices.astype("<u2").tobytes()
+        data = _PER_TENSOR + indices.astype("<u2").tobytes()
         return _sparse(signal, codes, _steps(indices), data)
 
     def decode(self, signal: Signal) -> Signal:
@@ -95,7 +95,7 @@ class DeadzoneQuantizer:
             positions=positions,
             codes=codes,
             steps=np.full(len(signal.mask.lengths), step),
-            data=bytes([_COMMON]) + index.to_bytes(2, "little"),
+            data=index.to_bytes(2, "little"),
         )
 
     def decode(self, signal: Signal) -> Signal:
@@ -156,10 +156,10 @@ def _steps(indices: NDArray[np.uint16]) -> NDArray[np.float64]:
 def _read_steps(signal: Signal) -> Signal:
     num_tensors = len(signal.mask.lengths)
     data = signal.data
-    if data[:1] == bytes([_COMMON]) and len(data) == 3:
-        indices = np.full(num_tensors, int.from_bytes(data[1:], "little"), np.uint16)
-    elif data[:1] == bytes([_PER_TENSOR]) and len(data) == 1 + 2 * num_tensors:
-        indices = np.frombuffer(data, "<u2", offset=1).astype(np.uint16)
+    if len(data) == 2 and data != _PER_TENSOR:
+        indices = np.full(num_tensors, int.from_bytes(data, "little"), np.uint16)
+    elif data[:2] == _PER_TENSOR and len(data) == 2 + 2 * num_tensors:
+        indices = np.frombuffer(data, "<u2", offset=2).astype(np.uint16)
     else:
         raise PayloadError(f"{len(data)} bytes are not the steps of {num_tensors} tensors")
     if np.any((indices >= NUM_STEPS) & (indices != _NO_STEP)):

@@ -54,6 +54,7 @@ class Reader:
         self._place = 0
         self._stowed = b""
         self._stowed_ends = 0
+        self._bits = np.zeros(0, np.bool_)
 
     def take(self, count: int) -> bytes:
         """Return the next `count` bytes."""
@@ -82,6 +83,20 @@ class Reader:
         """Return the states of `lanes` lanes and the words that are counted before them."""
         words = self.varint()
         return self.take(4 * lanes + 2 * words)
+
+    def bits(self, count: int) -> NDArray[np.bool_]:
+        """Return the next bits, lowest of a byte first; bits not yet asked for wait for the next call."""
+        packed = np.frombuffer(self.take(max(count - self._bits.size + 7, 0) // 8), np.uint8)
+        fresh = np.unpackbits(packed, bitorder="little").astype(np.bool_)
+        bits = np.concatenate([self._bits, fresh])
+        self._bits = bits[count:]
+        return bits[:count]
+
+    def end_bits(self) -> None:
+        """Go on at the next whole byte; the bits before it must be zeros."""
+        if self._bits.any():
+            raise PayloadError("bits beyond the last one are set", offset=self._place)
+        self._bits = self._bits[:0]
 
     def stow(self, words: NDArray[np.uint16]) -> None:
         """Keep the cargo of lanes."""
