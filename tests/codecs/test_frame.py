@@ -163,11 +163,11 @@ def test_a_frame_made_to_fit_its_checksum_still_only_raises_our_error(
     for end in range(len(frame) - 4):
         try_to_decode(sealed(frame[:end] + bytes(4)), decode)
     for place in range(len(frame) - 4):
-        for byte in {0xFF, frame[place] ^ 1, int(rng.integers(256))}:
+        for byte in {frame[place] ^ 1, int(rng.integers(256))}:
             damaged = bytearray(frame)
             damaged[place] = byte
             try_to_decode(sealed(bytes(damaged)), decode)
-    for _ in range(100):
+    for _ in range(60):
         damaged = bytearray(frame)
         for place in rng.integers(13, len(frame), 3):
             damaged[place] = int(rng.integers(256))
@@ -208,7 +208,7 @@ def test_lies_about_counts_are_refused_at_once(values, mask: Mask, number: int) 
     tracemalloc.start()
     try:
         for place in range(start, len(frame) - 4):
-            for claim in (b"\xff\xff\xff\xff\x0f", b"\xff\xff\xff\xff\xff\xff", b"\x80\x00", b"\xff\x7f"):
+            for claim in (b"\xff\xff\xff\xff\x0f", b"\xff\x7f"):
                 lie = frame[:place] + claim + frame[place + 1 :]
                 with pytest.raises(CodecError):
                     decode(sealed(lie))

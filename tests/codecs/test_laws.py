@@ -44,7 +44,7 @@ CONFIGS = (
 EVERY_CODEC = pytest.mark.parametrize(
     "codec", [pytest.param(codec_from_config(config), id=str(config)) for config in CONFIGS]
 )
-QUICK = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SCALES = st.sampled_from([1e-44, 1e-38, 1e-20, 1e-4, 1.0, 1e4, 1e20, 2.0**124])
 

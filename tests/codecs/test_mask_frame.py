@@ -26,7 +26,7 @@ def random_mask(layout: Layout, density: float, seed: int) -> Mask:
     return Mask(layout=layout, live=live | ~layout.prunable())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     size=st.integers(1, 700),
     densities=st.tuples(*[st.sampled_from([0.0, 0.01, 0.2, 0.5, 0.99, 1.0])] * 2),
