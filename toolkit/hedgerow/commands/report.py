@@ -7,6 +7,7 @@ network and no script. It can be written while the run is going on.
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from hedgerow.exit_codes import ExitCode
@@ -18,6 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, help="the page to write; default: RUN/report.html")
 
 
-def run(options: argparse.Namespace) -> int:  # noqa: ARG001 -- the page is not written yet
+def run(options: argparse.Namespace) -> int:
     """Write the page."""
+    from hedgerow.report import collect_facts, render_page, write_page
+    from hedgerow.runs import open_finished_rounds
+
+    with open_finished_rounds(options.run) as store:
+        facts = collect_facts(store)
+    output = options.output or options.run / "report.html"
+    write_page(render_page(facts, now=time.time()), path=output)
+    print(f"wrote {output}: run '{facts.run_id}', {len(facts.committed)} of {facts.planned_rounds} rounds")
     return ExitCode.DONE
