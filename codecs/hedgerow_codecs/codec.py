@@ -36,6 +36,10 @@ class Codec(Protocol):
         """
         ...
 
+    def encode_with_decoded(self, values: NDArray[np.float32], *, mask: Mask) -> tuple[bytes, DecodedUpdate]:
+        """Encode, and return what `decode` would return for the payload, too, bit for bit."""
+        ...
+
     def decode(self, payload: bytes, *, mask: Mask) -> DecodedUpdate:
         """Decode a payload made under the same mask.
 

@@ -50,6 +50,10 @@ class DeadzoneCodec:
 
     def encode(self, values: NDArray[np.float32], *, mask: Mask) -> bytes:
         """Encode a live vector; `UnencodableError` for NaN, infinity and magnitudes above 2**125."""
+        return self.encode_with_decoded(values, mask=mask)[0]
+
+    def encode_with_decoded(self, values: NDArray[np.float32], *, mask: Mask) -> tuple[bytes, DecodedUpdate]:
+        """Encode, and return what `decode` would return for the payload, too."""
         return encode_on_grid(self._stages(), values, mask=mask)
 
     def decode(self, payload: bytes, *, mask: Mask) -> DecodedUpdate:

@@ -29,6 +29,11 @@ class Float32Codec:
         check_encodable(values, mask=mask)
         return values.astype("<f4", copy=False).tobytes()
 
+    def encode_with_decoded(self, values: NDArray[np.float32], *, mask: Mask) -> tuple[bytes, DecodedUpdate]:
+        """Encode, and return what `decode` would return for the payload, too."""
+        payload = self.encode(values, mask=mask)
+        return payload, self.decode(payload, mask=mask)
+
     def decode(self, payload: bytes, *, mask: Mask) -> DecodedUpdate:
         """Decode a payload; `PayloadError` for a wrong size, NaN or infinity."""
         if len(payload) != 4 * mask.num_live:

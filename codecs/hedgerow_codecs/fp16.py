@@ -47,6 +47,11 @@ class Fp16Codec:
             halves[start:end] = np.ldexp(part.astype(np.float64), int(shifts[tensor]))
         return shifts.tobytes() + halves.tobytes()
 
+    def encode_with_decoded(self, values: NDArray[np.float32], *, mask: Mask) -> tuple[bytes, DecodedUpdate]:
+        """Encode, and return what `decode` would return for the payload, too."""
+        payload = self.encode(values, mask=mask)
+        return payload, self.decode(payload, mask=mask)
+
     def decode(self, payload: bytes, *, mask: Mask) -> DecodedUpdate:
         """Decode a payload; `PayloadError` for a wrong size, a wild scale, NaN or infinity."""
         head = 2 * len(mask.lengths)

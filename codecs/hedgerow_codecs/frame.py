@@ -105,10 +105,21 @@ def encode_frame(
     UnencodableError
         Values that the codec does not take.
     """
+    return encode_frame_with_decoded(values, kind=kind, mask=mask, base=base, codec=codec)[0]
+
+
+def encode_frame_with_decoded(
+    values: NDArray[np.float32], *, kind: FrameKind, mask: Mask, base: bytes, codec: Codec
+) -> tuple[bytes, DecodedUpdate]:
+    """Encode a live vector as a frame, and return what `decode_frame` makes of it, too.
+
+    For error feedback, which needs what the receiver will have: the same bits, without decoding. Parameters
+    and errors are those of `encode_frame`.
+    """
     if kind not in CODED_KINDS:
         raise KindError(f"a frame of kind {kind.name} carries no values")
-    payload = codec.encode(values, mask=mask)
-    return seal(payload, kind=kind, codec=codec_number(codec), mask=mask, base=base)
+    payload, decoded = codec.encode_with_decoded(values, mask=mask)
+    return seal(payload, kind=kind, codec=codec_number(codec), mask=mask, base=base), decoded
 
 
 def decode_frame(frame: bytes, *, kind: FrameKind, mask: Mask, base: bytes) -> DecodedUpdate:

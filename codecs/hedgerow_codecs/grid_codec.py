@@ -17,13 +17,19 @@ from hedgerow_codecs.stages.signal import Signal, Stage, run_decode, run_encode
 WRITE_CODES = ContextCoder()
 
 
-def encode_on_grid(stages: Sequence[Stage], values: NDArray[np.float32], *, mask: Mask) -> bytes:
-    """Run a live vector through a pipeline that ends in bytes."""
+def encode_on_grid(
+    stages: Sequence[Stage], values: NDArray[np.float32], *, mask: Mask
+) -> tuple[bytes, DecodedUpdate]:
+    """Run a live vector through a pipeline that ends in bytes; return these and what they decode to."""
     check_encodable(values, mask=mask, max_magnitude=MAX_MAGNITUDE)
-    return run_encode(stages, Signal(mask=mask, values=values)).data
+    signal = run_encode(stages, Signal(mask=mask, values=values))
+    return signal.data, _integer_form(signal)
 
 
 def decode_on_grid(stages: Sequence[Stage], payload: bytes, *, mask: Mask) -> DecodedUpdate:
     """Run a payload back through a pipeline to integer form."""
-    signal = run_decode(stages, Signal(mask=mask, data=payload))
-    return DecodedUpdate(mask=mask, positions=signal.positions, codes=signal.codes, steps=signal.steps)
+    return _integer_form(run_decode(stages, Signal(mask=mask, data=payload)))
+
+
+def _integer_form(signal: Signal) -> DecodedUpdate:
+    return DecodedUpdate(mask=signal.mask, positions=signal.positions, codes=signal.codes, steps=signal.steps)

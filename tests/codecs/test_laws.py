@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hedgerow_codecs import (
     NO_BASE,
     Codec,
+    DecodedUpdate,
     FrameKind,
     Layout,
     Mask,
@@ -24,6 +25,7 @@ from hedgerow_codecs import (
     codec_from_config,
     decode_frame,
     encode_frame,
+    encode_frame_with_decoded,
     max_frame_bytes,
 )
 
@@ -90,6 +92,10 @@ def test_a_frame_decodes_to_what_its_error_bound_says(codec: Codec, update) -> N
     assert len(frame) <= max_frame_bytes(mask.layout)
 
     decoded = decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=NO_BASE)
+    assert_same_update(
+        encode_frame_with_decoded(values, kind=FrameKind.UPDATE, mask=mask, base=NO_BASE, codec=codec),
+        (frame, decoded),
+    )
     found = decoded.values()
     assert found.dtype == np.float32
     assert found.shape == (mask.num_live,)
@@ -103,6 +109,17 @@ def test_a_frame_decodes_to_what_its_error_bound_says(codec: Codec, update) -> N
         assert np.all(np.diff(decoded.positions) > 0)
         assert np.all(decoded.codes != 0)
         assert decoded.codes.dtype == np.int32
+
+
+def assert_same_update(ours: tuple[bytes, DecodedUpdate], theirs: tuple[bytes, DecodedUpdate]) -> None:
+    """Check that an encoder knows, bit for bit, what the receiver will decode."""
+    assert ours[0] == theirs[0]
+    assert ours[1].mask == theirs[1].mask
+    for name in ("positions", "codes", "steps", "dense"):
+        one, other = getattr(ours[1], name), getattr(theirs[1], name)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
 
 
 def error_bound(config, *, mask, values, decoded) -> NDArray[np.float64]:
