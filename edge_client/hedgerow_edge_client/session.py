@@ -13,8 +13,7 @@ from hedgerow_codecs import (
     FrameKind,
     Layout,
     codec_from_config,
-    decode_frame,
-    encode_frame,
+    encode_frame_with_decoded,
 )
 from hedgerow_transport import (
     Accept,
@@ -195,11 +194,13 @@ class ClientSession:
         wanted = self._feedback.compensate(result.weights - self._replica.weights)
         codec = codec_from_config(self._plan[1].codec)
         try:
-            frame = encode_frame(mask.gather(wanted), kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec)
+            frame, decoded = encode_frame_with_decoded(
+                mask.gather(wanted), kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec
+            )
         except CodecError as error:
             return self.training_failed(f"the update cannot be encoded: {error}")
         self._training_round = 0
-        sent = mask.scatter(decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=base).values())
+        sent = mask.scatter(decoded.values())
         metrics = {"loss": result.loss}
         if result.accuracy is not None:
             metrics["accuracy"] = result.accuracy
