@@ -4,58 +4,87 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from hedgerow_transport import Presence
-
 
 # A lost link is usually back within this time.
 PATIENCE_S = 5.0
 # Bounds the memory that strangers' presence messages can take.
-MAX_CLIENTS = 100_000
+MAX_CLIENTS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Word:
+    """What is remembered of a client's newest presence message; its profile may have 8 kB and is not."""
+
+    session: int
+    gone_at: float | None
 
 
 class Attendance:
     """Keep the newest presence message of every client.
 
-    A last will that arrives after the birth of a newer session carries an older counter and is ignored.
+    A last will that arrives after the birth of a newer session carries an older counter and is ignored. A
+    birth counts whatever its counter: a device that has lost its state folder counts from 1 again.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, Presence] = {}
-        self._gone_at: dict[str, float] = {}
+        self._known: dict[str, _Word] = {}
+        self._online: tuple[str, ...] | None = ()
 
     def note(self, message: Presence, *, now: float) -> bool:
         """Take a presence message; return whether it changed who is there."""
-        before = self._known.get(message.client)
-        if before is not None and message.session < before.session:
+        client, before = message.client, self._known.get(message.client)
+        if before is not None and not message.online and message.session < before.session:
             return False
-        if before is None and len(self._known) >= MAX_CLIENTS:
+        if before is None and len(self._known) >= MAX_CLIENTS and not self._make_room():
             return False
-        self._known[message.client] = message
-        if message.online:
-            self._gone_at.pop(message.client, None)
-        else:
-            self._gone_at.setdefault(message.client, now + PATIENCE_S)
-        return before is None or before.online != message.online or before.session != message.session
+        gone_at = None
+        if not message.online:
+            gone_at = now + PATIENCE_S if before is None or before.gone_at is None else before.gone_at
+        word = _Word(session=message.session, gone_at=gone_at)
+        self._known[client] = word
+        self._online = None
+        return (
+            before is None or before.session != word.session or self._is_there(before) != self._is_there(word)
+        )
 
     def forget(self, client: str) -> None:
         """Drop a client whose retained message was cleared."""
         self._known.pop(client, None)
-        self._gone_at.pop(client, None)
+        self._online = None
 
     def gone_at(self, client: str) -> float | None:
         """Return from when on a client counts as gone; None while it is there.
 
         A link that drops comes back within seconds, so a client is waited for a little after its last will.
         """
-        if client not in self._known:
-            return float("-inf")
-        return self._gone_at.get(client)
+        word = self._known.get(client)
+        return float("-inf") if word is None else word.gone_at
+
+    def is_online(self, client: str) -> bool:
+        """Return whether a client is there."""
+        word = self._known.get(client)
+        return word is not None and self._is_there(word)
 
     @property
     def online(self) -> tuple[str, ...]:
         """Names of the clients that are there, sorted."""
-        return tuple(sorted(name for name, message in self._known.items() if message.online))
+        if self._online is None:
+            self._online = tuple(sorted(name for name, word in self._known.items() if self._is_there(word)))
+        return self._online
+
+    @staticmethod
+    def _is_there(word: _Word) -> bool:
+        return word.gone_at is None
+
+    def _make_room(self) -> bool:
+        """Forget somebody who has left; return whether there was one."""
+        leaver = next((name for name, word in self._known.items() if not self._is_there(word)), None)
+        if leaver is not None:
+            del self._known[leaver]
+        return leaver is not None
 
 
 def choose_cohort(online: Iterable[str], *, size: int, seed: int, round_number: int) -> tuple[str, ...]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from hedgerow_transport import (
+    BlobError,
     BlobRef,
     BlobStore,
     Need,
     Publication,
     Topics,
+    bitmap,
     blob_chunk,
     blob_digest,
     chunk_count,
@@ -43,6 +45,7 @@ class Broadcast:
         self._pushed: set[bytes] = set()
         self._needed: dict[bytes, bytes] = {}
         self._answer_at: float | None = None
+        self.asked_at = float("-inf")
 
     def add(self, kind: str, data: bytes) -> BlobRef:
         """Keep a blob and return its reference."""
@@ -52,21 +55,22 @@ class Broadcast:
         return BlobRef(kind=kind, digest=digest, size=len(data))
 
     def know(self, ref: BlobRef) -> bool:
-        """Take up a blob kept by an earlier process; return whether it is still there."""
-        if not self._blobs.has(ref.digest):
-            return False
-        self._sizes[ref.digest] = ref.size
-        return True
+        """Take up a blob kept by an earlier process; return whether it is still there, and whole."""
+        return self._read(ref.digest, size=ref.size) is not None
 
-    def forget(self, refs: Iterable[BlobRef]) -> None:
-        """Drop blobs that nobody will be sent any more."""
-        for ref in refs:
-            self._sizes.pop(ref.digest, None)
-            self._pushed.discard(ref.digest)
-            self._blobs.delete(ref.digest)
+    def has(self, ref: BlobRef) -> bool:
+        """Return whether a blob can be sent."""
+        return ref.digest in self._sizes
+
+    def keep(self, refs: Iterable[BlobRef]) -> None:
+        """Drop all other blobs: nobody will be sent them any more."""
+        kept = {ref.digest for ref in refs}
+        self._sizes = {digest: size for digest, size in self._sizes.items() if digest in kept}
+        self._pushed &= kept
+        self._blobs.keep(kept)
 
     def first_time(self, ref: BlobRef) -> bool:
-        """Return whether this process has not pushed the blob yet."""
+        """Return whether this process has not sent the blob yet."""
         return ref.digest not in self._pushed
 
     def push(self, refs: Iterable[BlobRef]) -> Iterator[Publication]:
@@ -83,10 +87,14 @@ class Broadcast:
         missing = indices(message.bitmap)
         if not missing or missing[-1] >= chunk_count(size, self._chunk_bytes):
             return False
-        self._needed[message.digest] = union(self._needed.get(message.digest, b""), message.bitmap)
-        if self._answer_at is None:
-            self._answer_at = now + MERGE_S
+        self._note(message.digest, message.bitmap, now=now)
         return True
+
+    def want(self, refs: Iterable[BlobRef], *, now: float) -> None:
+        """Note that a client misses all of these; those who ask at the same time are served by one stream."""
+        for ref in refs:
+            if self.has(ref):
+                self._note(ref.digest, bitmap.full(chunk_count(ref.size, self._chunk_bytes)), now=now)
 
     @property
     def wake_at(self) -> float | None:
@@ -98,11 +106,33 @@ class Broadcast:
         if self._answer_at is None or now < self._answer_at:
             return []
         needed, self._needed, self._answer_at = self._needed, {}, None
-        known = {digest: bitmap for digest, bitmap in needed.items() if digest in self._sizes}
-        return [p for digest, bitmap in known.items() for p in self._chunks(digest, indices(bitmap))]
+        self._pushed |= needed.keys() & self._sizes.keys()
+        return [p for digest, missing in needed.items() for p in self._chunks(digest, indices(missing))]
+
+    def _note(self, digest: bytes, missing: bytes, *, now: float) -> None:
+        self._needed[digest] = union(self._needed.get(digest, b""), missing)
+        self.asked_at = now
+        if self._answer_at is None:
+            self._answer_at = now + MERGE_S
 
     def _chunks(self, digest: bytes, numbers: Iterable[int]) -> Iterator[Publication]:
-        data, topic = self._blobs.get(digest), self._topics.blob(digest)
+        data = self._read(digest, size=self._sizes.get(digest, 0))
+        if data is None:
+            return
+        topic = self._topics.blob(digest)
         for index in numbers:
             part = blob_chunk(data, index, chunk_bytes=self._chunk_bytes)
             yield Publication(topic=topic, payload=encode_chunk(index, part), qos=0)
+
+    def _read(self, digest: bytes, *, size: int) -> bytes | None:
+        """Return a blob; None, and it is forgotten, when it is gone or its file is damaged."""
+        try:
+            data = self._blobs.get(digest)
+        except BlobError:
+            data = b""
+        if not data or len(data) != size:
+            # Whoever still wants it is brought along by a keyframe with the next version.
+            self._sizes.pop(digest, None)
+            return None
+        self._sizes[digest] = size
+        return data

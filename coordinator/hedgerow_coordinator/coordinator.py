@@ -12,6 +12,7 @@ from hedgerow_coordinator.broadcast import Broadcast
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.federation import Evaluate, Federation, TrafficReader
+from hedgerow_coordinator.intake import MAX_RECEIVED_BYTES
 from hedgerow_coordinator.phases.close import Close
 from hedgerow_coordinator.phases.gather import Gather
 from hedgerow_coordinator.phases.phase import Phase
@@ -141,6 +142,11 @@ class Coordinator:
             times.append(self._phase.wake_at)
         return min((t for t in times if t is not None), default=None)
 
+    @property
+    def num_ignored(self) -> int:
+        """Messages that were garbage, and requests and updates that were refused."""
+        return self._garbage + self._federation.refused
+
     def presence(self, *, online: bool, message: str = "") -> Publication:
         """Return the retained word that the coordinator is there, or (as its will) gone."""
         federation = self._federation
@@ -211,11 +217,11 @@ class Coordinator:
         if parsed.kind == "presence":
             self._on_presence(client, payload, now)
         elif parsed.kind == "sync":
-            self._on_sync(client, decode_message(payload, Sync))
+            self._on_sync(client, decode_message(payload, Sync), now=now)
         elif parsed.kind == "offer":
-            phase.offer(client, decode_message(payload, Offer))
+            phase.offer(client, decode_message(payload, Offer), now=now)
         elif parsed.kind == "chunk":
-            phase.chunk(client, payload)
+            phase.chunk(client, payload, now=now)
         elif parsed.kind == "decline":
             phase.decline(client, decode_message(payload, Decline))
 
@@ -227,21 +233,22 @@ class Coordinator:
         message = decode_message(payload, Presence)
         if message.client != client:
             raise MessageError(f"{client} speaks as {message.client}")
-        was_there = client in federation.attendance.online
+        was_there = federation.attendance.is_online(client)
         if federation.attendance.note(message, now=now):
             if message.online or was_there:
                 federation.say(f"{client} is {'here' if message.online else 'gone'}")
             rest = message.profile.get("received_bytes")
             # A farewell that was retained from an earlier time is not counted again.
             if was_there and not message.online and isinstance(rest, int) and rest > 0:
+                rest = min(rest, MAX_RECEIVED_BYTES)
                 federation.store.record_traffic(federation.state.version, {("delivered", "farewell"): rest})
 
-    def _on_sync(self, client: str, sync: Sync) -> None:
+    def _on_sync(self, client: str, sync: Sync, *, now: float) -> None:
         federation = self._federation
         route = federation.routes.to(federation.state, version=min(sync.version, federation.state.version))
         topic = federation.topics.down(client)
         federation.outbox.append(Publication(topic=topic, payload=route.encode()))
-        federation.outbox += federation.broadcast.push(route.steps)
+        federation.broadcast.want(route.steps, now=now)
 
 
 def _first_state(
@@ -253,12 +260,18 @@ def _first_state(
             weights = seeded_parameters(layout, seed=plan.run.seed)
         except LayoutError as error:
             raise SettingError(
-                f'cannot be "seeded" for this model: {error}; use init = "template"', table="model", key="init"
+                f'cannot be "seeded" for this model: {error}; use init = "template"',
+                table="model",
+                key="init",
             ) from error
     else:
         weights = np.asarray(first_weights(), dtype=np.float32)
     mask = initial_mask(
-        weights, layout=layout, policy=plan.pruning, seed=plan.run.seed, by_score=plan.model.init == "template"
+        weights,
+        layout=layout,
+        policy=plan.pruning,
+        seed=plan.run.seed,
+        by_score=plan.model.init == "template",
     )
     if mask.num_live < layout.num_parameters:
         weights = rescaled(weights, mask=mask)

@@ -43,6 +43,8 @@ class Federation:
     notices: list[str] = field(default_factory=list)
     refused: int = 0
     attempt: int = 1
+    # Who was asked in any attempt at this round: an answer to an earlier one is as good.
+    invited: frozenset[str] = frozenset()
     _manifest: Publication | None = None
     _counted: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -74,6 +76,7 @@ class Federation:
         """Say where the run stands, and push the blobs that clients of the version before lack."""
         plan_ref = self.broadcast.add("plan", self.round_plan().encode())
         steps, base_version = self.routes.latest(self.state)
+        self.broadcast.keep((plan_ref, *steps, *self.routes.in_use()))
         manifest = Manifest(
             run=self.store.run_id,
             state=state,
@@ -93,7 +96,9 @@ class Federation:
         )
         # QoS 0 like the chunks: brokers keep the order within one QoS only, and a chunk that comes before its
         # manifest would be asked for again. A lost connection loses nothing: see `announce`.
-        self._manifest = Publication(topic=self.topics.manifest, payload=manifest.encode(), retain=True, qos=0)
+        self._manifest = Publication(
+            topic=self.topics.manifest, payload=manifest.encode(), retain=True, qos=0
+        )
         self.announce()
         # What was pushed before is on the devices already, and where nobody is there yet nothing is pushed:
         # whoever lacks a blob asks for it.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from hedgerow_codecs import CodecError, DecodedUpdate, FrameKind, decode_frame, max_frame_bytes
 from hedgerow_coordinator.aggregate import MAX_WEIGHT, Aggregator
 from hedgerow_coordinator.errors import AggregationError
@@ -14,18 +16,54 @@ from hedgerow_transport import (
     Accept,
     Ack,
     BlobAssembler,
-    BlobError,
     Offer,
     Publication,
     blob_digest,
     decode_chunk,
 )
 
+# Updates on their way claim at most this much memory together; a model too large for it gets room for two.
+MAX_INCOMING_BYTES = 64 << 20
+# Whoever sends nothing for so long makes room when another one needs it.
+IDLE_S = 30.0
+# No weight of a working network moves so far in a round; below it, no sum of updates leaves float32.
+MAX_CHANGE = 2.0**40
+# Devices count their own bytes; what they claim must not overflow the journal's sums.
+MAX_RECEIVED_BYTES = 1 << 44
 
-@dataclass(frozen=True, slots=True)
+Fate = tuple[str, str]
+
+
+@dataclass(slots=True)
 class _Incoming:
     offer: Offer
     assembler: BlobAssembler
+    heard_at: float
+
+
+def fate_of(offer: Offer, *, client: str, federation: Federation) -> Fate | None:
+    """Return status and reason of an offer that the current round cannot take; None when it may.
+
+    A client whose acknowledgement was lost with the round's end learns that its update was used.
+    """
+    if offer.run != federation.store.run_id:
+        return "refused", f"this is run '{federation.store.run_id}'"
+    if offer.round > federation.round:
+        return "refused", f"this is round {federation.round}"
+    if offer.round == federation.round:
+        return None
+    used = any(
+        record.client == client and record.digest == offer.update.digest
+        for record in federation.store.update_records(offer.round)
+    )
+    return ("duplicate", "") if used else ("late", f"this is round {federation.round}")
+
+
+def acknowledgement(offer: Offer, *, client: str, federation: Federation, fate: Fate) -> Publication:
+    """Return the message that tells a client what became of its offer."""
+    status, reason = fate
+    ack = Ack(run=offer.run, round=offer.round, digest=offer.update.digest, status=status, reason=reason)
+    return Publication(topic=federation.topics.down(client), payload=ack.encode())
 
 
 class Intake:
@@ -38,6 +76,11 @@ class Intake:
     ----------
     federation
         The run.
+
+    Attributes
+    ----------
+    invited
+        Names of those who may offer; None for everybody.
     """
 
     def __init__(self, federation: Federation) -> None:
@@ -46,6 +89,8 @@ class Intake:
         self._base = published_digest(federation.state)
         self._incoming: dict[str, _Incoming] = {}
         self._accepted: dict[str, bytes] = {}
+        self._bound = max_frame_bytes(federation.layout)
+        self.invited: frozenset[str] | None = None
         self.aggregator = Aggregator(self._mask.num_live)
         self.delivered_bytes = 0
         for update in federation.store.updates(federation.round):
@@ -56,52 +101,94 @@ class Intake:
         """Names of the clients whose update is in the mean."""
         return frozenset(self._accepted)
 
-    def offer(self, client: str, offer: Offer) -> None:
-        """Answer an offer: with an accept, or with what became of it."""
-        reason = self._objection(client, offer)
-        if reason is not None:
-            self._ack(client, offer, *reason)
-            return
+    def has_answered(self, client: str) -> bool:
+        """Return whether a client's update is in the mean."""
+        return client in self._accepted
+
+    def awaits(self, client: str) -> bool:
+        """Return whether a client's update is on its way."""
+        return client in self._incoming
+
+    def offer(self, client: str, offer: Offer, *, now: float) -> str | None:
+        """Answer an offer: with an accept, or with what became of it.
+
+        Returns
+        -------
+        str or None
+            Why this update cannot be used, when it is refused.
+        """
+        fate = self._fate(client, offer)
+        if fate is not None:
+            self._ack(client, offer, fate)
+            return fate[1] if fate[0] == "refused" else None
         incoming = self._incoming.get(client)
-        if incoming is None or incoming.offer.update.digest != offer.update.digest:
-            incoming = _Incoming(offer, BlobAssembler(offer.update, chunk_bytes=offer.chunk_bytes))
-            self._incoming[client] = incoming
+        if incoming is None or (incoming.offer.update, incoming.offer.chunk_bytes) != (
+            offer.update,
+            offer.chunk_bytes,
+        ):
+            self._incoming.pop(client, None)
+            assembler = BlobAssembler(offer.update, chunk_bytes=offer.chunk_bytes)
+            if not self._make_room(offer.update.size, now=now):
+                # Unanswered, it is offered again; others will be done by then.
+                return None
+            incoming = self._incoming[client] = _Incoming(offer, assembler, now)
+        incoming.heard_at = now
         accept = Accept(
             run=offer.run, round=offer.round, digest=offer.update.digest, have=incoming.assembler.have()
         )
-        self._send(client, accept.encode())
+        topic = self._federation.topics.down(client)
+        self._federation.outbox.append(Publication(topic=topic, payload=accept.encode()))
+        return None
 
-    def chunk(self, client: str, payload: bytes) -> None:
-        """Take one chunk of an accepted offer; the last one completes the update."""
+    def chunk(self, client: str, payload: bytes, *, now: float) -> str | None:
+        """Take one chunk of an accepted offer; the last one completes the update.
+
+        Returns
+        -------
+        str or None
+            Why the update cannot be used, when it is refused.
+
+        Raises
+        ------
+        hedgerow_transport.MessageError, hedgerow_transport.BlobError
+            When the chunk is damaged or does not belong to what was offered.
+        """
         incoming = self._incoming.get(client)
         if incoming is None:
-            return
+            return None
         index, data = decode_chunk(payload, incoming.offer.chunk_bytes)
-        try:
-            complete = incoming.assembler.add(index, data)
-        except BlobError as error:
-            # The assembler starts again; the client's next offer asks for all of it.
-            self._federation.say(f"{client}: {error}; waiting for it to come again")
-            return
-        if complete:
-            del self._incoming[client]
-            self._complete(client, incoming.offer, incoming.assembler.data())
+        # When its digest is wrong the assembler starts again; the client's next offer asks for all of it.
+        complete = incoming.assembler.add(index, data)
+        incoming.heard_at = now
+        if not complete:
+            return None
+        del self._incoming[client]
+        return self._complete(client, incoming.offer, incoming.assembler.data())
 
-    def _objection(self, client: str, offer: Offer) -> tuple[str, str] | None:
-        federation = self._federation
-        if offer.run != federation.store.run_id:
-            return "refused", f"this is run '{federation.store.run_id}'"
-        if offer.round != federation.round:
-            return ("late" if offer.round < federation.round else "refused"), f"this is round {federation.round}"
+    def _fate(self, client: str, offer: Offer) -> Fate | None:
+        fate = fate_of(offer, client=client, federation=self._federation)
+        if fate is not None:
+            return fate
         if client in self._accepted:
             same = self._accepted[client] == offer.update.digest
             return ("duplicate", "") if same else ("refused", "another update of this round is already taken")
-        bound = max_frame_bytes(federation.layout)
-        if offer.update.size > bound:
-            return "refused", f"{offer.update.size} bytes are more than the {bound} an update can have"
+        if self.invited is not None and client not in self.invited:
+            return "refused", "this client is not in the round's cohort"
+        if offer.update.size > self._bound:
+            return "refused", f"{offer.update.size} bytes are more than the {self._bound} an update can have"
         return None
 
-    def _complete(self, client: str, offer: Offer, frame: bytes) -> None:
+    def _make_room(self, size: int, *, now: float) -> bool:
+        limit = max(MAX_INCOMING_BYTES, 2 * self._bound)
+        claimed = sum(incoming.offer.update.size for incoming in self._incoming.values())
+        for client, incoming in sorted(self._incoming.items(), key=lambda item: item[1].heard_at):
+            if claimed + size <= limit or now - incoming.heard_at < IDLE_S:
+                break
+            del self._incoming[client]
+            claimed -= incoming.offer.update.size
+        return claimed + size <= limit
+
+    def _complete(self, client: str, offer: Offer, frame: bytes) -> str | None:
         federation = self._federation
         record = UpdateRecord(
             round=federation.round,
@@ -112,7 +199,7 @@ class Intake:
             num_samples=min(offer.num_samples, MAX_WEIGHT),
             received=federation.wall_clock(),
             train_s=offer.train_s,
-            received_bytes=offer.received_bytes,
+            received_bytes=min(offer.received_bytes, MAX_RECEIVED_BYTES),
             loss=offer.metrics.get("loss"),
             metrics=dict(offer.metrics),
         )
@@ -120,24 +207,26 @@ class Intake:
             self._add(record, self._decode(frame))
         except (CodecError, AggregationError) as error:
             federation.refused += 1
-            federation.say(f"{client}: update refused: {error}")
-            self._ack(client, offer, "refused", str(error)[:200])
-            return
+            self._ack(client, offer, ("refused", str(error)))
+            return f"its update is refused: {error}"
         federation.store.save_update(record, frame)
-        self._ack(client, offer, "accepted")
+        self._ack(client, offer, ("accepted", ""))
+        return None
 
     def _decode(self, frame: bytes) -> DecodedUpdate:
-        return decode_frame(frame, kind=FrameKind.UPDATE, mask=self._mask, base=self._base)
+        update = decode_frame(frame, kind=FrameKind.UPDATE, mask=self._mask, base=self._base)
+        largest = float(np.abs(update.values()).max(initial=0.0))
+        if not largest < MAX_CHANGE:
+            raise AggregationError(f"it moves a weight by {largest:g}, at most {MAX_CHANGE:g} is allowed")
+        return update
 
     def _add(self, record: UpdateRecord, update: DecodedUpdate) -> None:
         self.aggregator.add(update, weight=record.num_samples)
         self._accepted[record.client] = record.digest
-        self.delivered_bytes += record.received_bytes
+        if record.attempt == self._federation.attempt:
+            self.delivered_bytes += record.received_bytes
 
-    def _ack(self, client: str, offer: Offer, status: str, reason: str = "") -> None:
-        ack = Ack(run=offer.run, round=offer.round, digest=offer.update.digest, status=status, reason=reason)
-        self._send(client, ack.encode())
-
-    def _send(self, client: str, payload: bytes) -> None:
-        topic = self._federation.topics.down(client)
-        self._federation.outbox.append(Publication(topic=topic, payload=payload))
+    def _ack(self, client: str, offer: Offer, fate: Fate) -> None:
+        self._federation.outbox.append(
+            acknowledgement(offer, client=client, federation=self._federation, fate=fate)
+        )

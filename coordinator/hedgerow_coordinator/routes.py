@@ -44,20 +44,24 @@ class Routes:
         assert isinstance(kept, dict)
         for version, entries in kept.items():
             refs = tuple(BlobRef(kind=k, digest=bytes.fromhex(d), size=n) for k, d, n in entries)
-            if all([self._broadcast.know(ref) for ref in refs]):
+            if all(map(self._broadcast.know, refs)):
                 self._history[int(version)] = refs
 
     def add(self, version: int, steps: Steps) -> None:
         """Keep the frames that lead to `version` from the one before."""
         self._history[version] = tuple(self._broadcast.add(kind, frame) for kind, frame in steps)
         for old in [v for v in self._history if v <= version - HISTORY_VERSIONS]:
-            self._broadcast.forget(self._history.pop(old))
+            del self._history[old]
+
+    def in_use(self) -> tuple[BlobRef, ...]:
+        """Return the blobs that a client may still be sent; two versions may share one."""
+        whole = () if self._keyframe is None else self._keyframe[1]
+        return tuple(ref for refs in self._history.values() for ref in refs) + whole
 
     def latest(self, state: ServerState) -> tuple[tuple[BlobRef, ...], int]:
         """Return the last steps and the version they start from, for the manifest."""
-        if state.version in self._history:
-            return self._history[state.version], state.version - 1
-        return self._whole(state), FROM_NOTHING
+        chain = self._chain(range(state.version, state.version + 1))
+        return (self._whole(state), FROM_NOTHING) if chain is None else (chain, state.version - 1)
 
     def to(self, state: ServerState, *, version: int) -> Route:
         """Return the cheaper way from a client's version (-1: nothing) to the current one."""
@@ -70,15 +74,15 @@ class Routes:
     def _chain(self, versions: Iterable[int]) -> tuple[BlobRef, ...] | None:
         refs: list[BlobRef] = []
         for version in versions:
-            if version not in self._history:
+            step = self._history.get(version)
+            if step is None or not all(map(self._broadcast.has, step)):
                 return None
-            refs += self._history[version]
+            refs += step
         return tuple(refs) if 0 < len(refs) <= MAX_ROUTE_STEPS else None
 
     def _whole(self, state: ServerState) -> tuple[BlobRef, ...]:
-        if self._keyframe is None or self._keyframe[0] != state.version:
-            if self._keyframe is not None:
-                self._broadcast.forget(self._keyframe[1])
+        known = self._keyframe
+        if known is None or known[0] != state.version or not all(map(self._broadcast.has, known[1])):
             refs = tuple(self._broadcast.add(kind, frame) for kind, frame in keyframe(state))
-            self._keyframe = (state.version, refs)
-        return self._keyframe[1]
+            self._keyframe = known = (state.version, refs)
+        return known[1]

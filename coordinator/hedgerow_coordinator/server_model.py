@@ -1,8 +1,8 @@
 """How the server's model goes from version to version, and what it sends to take the clients along.
 
-The server holds two vectors: the precise weights, and the weights as every client holds them. Their difference
-is the server's residual: what quantisation of the way down left out goes out with a later version (error
-feedback), without any state of its own.
+The server holds two vectors: the precise weights, and the weights as every client holds them. Their
+difference is the server's residual: what quantisation of the way down left out goes out with a later version
+(error feedback), without any state of its own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from hedgerow_codecs import (
     FrameKind,
     Mask,
     codec_from_config,
-    decode_frame,
     encode_frame,
+    encode_frame_with_decoded,
     encode_mask,
     model_digest,
 )
@@ -77,8 +77,9 @@ def stepped(
     weights = np.where(mask.live, weights, np.float32(0.0))
     published = np.where(mask.live, state.published, np.float32(0.0))
     wanted = mask.gather(weights - published)
-    frame = encode_frame(wanted, kind=FrameKind.MODEL_DELTA, mask=mask, base=base, codec=codec)
-    sent = decode_frame(frame, kind=FrameKind.MODEL_DELTA, mask=mask, base=base)
+    frame, sent = encode_frame_with_decoded(
+        wanted, kind=FrameKind.MODEL_DELTA, mask=mask, base=base, codec=codec
+    )
     published[mask.positions] += sent.values()
     steps.append(("model_delta", frame))
     following = ServerState(version=state.version + 1, mask=mask, weights=weights, published=published)

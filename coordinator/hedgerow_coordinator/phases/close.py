@@ -8,6 +8,8 @@ from hedgerow_coordinator.phases.phase import Phase
 
 # How long the last version stays on offer once nobody asks for it any more.
 LINGER_S = 3.0
+# However long they ask.
+LONGEST_LINGER_S = 600.0
 
 
 class Close(NoIntake):
@@ -27,17 +29,22 @@ class Close(NoIntake):
         super().__init__(federation)
         self.failure = failure
         self.done = False
-        self._leave_at = 0.0
+        self._entered = 0.0
 
     @property
     def wake_at(self) -> float | None:
         """When the last version is taken off."""
         return None if self.done else self._leave_at
 
+    @property
+    def _leave_at(self) -> float:
+        asked = max(self._entered, self._federation.broadcast.asked_at)
+        return min(asked + LINGER_S, self._entered + LONGEST_LINGER_S)
+
     def enter(self, now: float) -> Phase | None:
         """Say how the run ended."""
         federation = self._federation
-        self._leave_at = now + LINGER_S
+        self._entered = now
         if self.failure is None:
             federation.publish_manifest("finished")
             federation.store.event("finished", f"{federation.state.version} rounds")
@@ -48,6 +55,8 @@ class Close(NoIntake):
 
     def tick(self, now: float) -> Phase | None:
         """End when everybody has left, or when the time is over."""
-        if now >= self._leave_at or not self._federation.attendance.online:
+        federation = self._federation
+        if not self.done and (now >= self._leave_at or not federation.attendance.online):
             self.done = True
+            federation.store.record_traffic(federation.state.version, federation.traffic_since_last())
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hedgerow_codecs import codec_from_config
 from hedgerow_coordinator.checkpoint import ServerState
@@ -40,8 +41,17 @@ class Commit(NoIntake):
 
     def enter(self, now: float) -> Phase | None:  # noqa: ARG002 -- the protocol has it
         """Commit, then begin the next round or close the run."""
+        from hedgerow_coordinator.phases.close import Close
+
         federation = self._federation
-        state = self._next_state()
+        weights = averaged(
+            federation.state,
+            self._intake.aggregator.mean(),
+            learning_rate=federation.plan.aggregation.server_learning_rate,
+        )
+        if not np.isfinite(weights).all():
+            return Close(federation, failure=f"round {federation.round} would make weights infinite or NaN")
+        state = self._next_state(weights)
         final = state.version == federation.plan.run.rounds
         accuracy, loss = self._measure(state, final=final)
         traffic = federation.traffic_since_last()
@@ -55,7 +65,7 @@ class Commit(NoIntake):
         )
         federation.store.record_traffic(record.round, traffic)
         federation.store.commit_round(record, state)
-        federation.state, federation.attempt = state, 1
+        federation.state, federation.attempt, federation.invited = state, 1, frozenset()
         federation.say(_sentence(record, rounds=federation.plan.run.rounds))
         return self._following(final=final)
 
@@ -63,13 +73,8 @@ class Commit(NoIntake):
         """Never reached: entering already leaves."""
         raise AssertionError(f"the commit phase was still there at {now}")
 
-    def _next_state(self) -> ServerState:
+    def _next_state(self, weights: NDArray[np.float32]) -> ServerState:
         federation, plan = self._federation, self._federation.plan
-        weights = averaged(
-            federation.state,
-            self._intake.aggregator.mean(),
-            learning_rate=plan.aggregation.server_learning_rate,
-        )
         mask = federation.state.mask
         if federation.round < plan.run.rounds:
             mask = prune(weights, mask=mask, policy=plan.pruning, round=federation.round + 1)
@@ -81,7 +86,7 @@ class Commit(NoIntake):
     def _measure(self, state: ServerState, *, final: bool) -> tuple[float | None, float | None]:
         federation = self._federation
         due = final or state.version % federation.plan.evaluate.every == 0
-        if federation.evaluate is None or not due or not np.isfinite(state.weights).all():
+        if federation.evaluate is None or not due:
             return None, None
         return federation.evaluate(state.weights)
 

@@ -21,11 +21,11 @@ class Phase(Protocol):
         """Begin."""
         ...
 
-    def offer(self, client: str, message: Offer) -> None:
+    def offer(self, client: str, message: Offer, *, now: float) -> None:
         """Take an offer."""
         ...
 
-    def chunk(self, client: str, payload: bytes) -> None:
+    def chunk(self, client: str, payload: bytes, *, now: float) -> None:
         """Take a chunk of an update."""
         ...
 
