@@ -1,11 +1,14 @@
-"""Check whether this machine can be a device or a gateway.
+"""Check whether this machine can be a device or a gateway, and say what to do where it cannot.
 
-Exit code 0 when nothing failed, else 5.
+Exit code 0 when nothing failed, else 5. A note is no failure: something has a drawback, is not installed, or
+cannot be told. With --role, what that role cannot do without must be there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from pathlib import Path
 
 from hedgerow.exit_codes import ExitCode
@@ -13,11 +16,33 @@ from hedgerow.exit_codes import ExitCode
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the call."""
-    parser.add_argument("--broker", help="also check this broker, mqtt://[user:password@]host[:port]")
-    parser.add_argument("--data", type=Path, help="where state will be kept; default: the current folder")
+    parser.add_argument(
+        "--broker", metavar="URL", help="also check this broker, mqtt://[user:password@]host[:port]"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="where state will be kept; default: the current folder"
+    )
+    parser.add_argument(
+        "--role",
+        choices=("client", "gateway", "all"),
+        help="client needs torch, gateway needs onnx and onnxruntime; default: judge what is installed",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for a program")
 
 
-def run(options: argparse.Namespace) -> int:  # noqa: ARG001 -- nothing is checked yet
-    """Run the checks."""
-    return ExitCode.DONE
+def run(options: argparse.Namespace) -> int:
+    """Run the checks and print them."""
+    from hedgerow.diagnosis import check_broker, for_role, lines_of, status_of
+    from hedgerow_devices import run_checks
+
+    checks = for_role(run_checks(directory=options.data, environ=os.environ), role=options.role)
+    checks = (*checks, check_broker(options.broker))
+    failed = sum(check.ok is False for check in checks)
+    if options.json:
+        rows = [
+            {"name": c.name, "status": status_of(c), "detail": c.detail, "remedy": c.remedy} for c in checks
+        ]
+        print(json.dumps({"checks": rows, "failed": failed}, indent=2))
+    else:
+        print("\n".join(lines_of(checks)))
+    return ExitCode.RUN_FAILED if failed else ExitCode.DONE

@@ -16,7 +16,7 @@ from hedgerow_coordinator import RoundRecord
 MISSING_PACKAGES = "the report needs matplotlib and jinja2: pip install 'hedgerow[report]'"
 MAX_BARS = 30
 MAX_MARKERS = 60
-_WIDTH_IN = 5.2
+_WIDTH_IN = 4.8
 # Drawn in these, shown in the custom properties of the style sheet, which knows about dark mode and print.
 _COLOURS = {
     "ink": "#101112",
