@@ -12,7 +12,7 @@ demo: $(VENV)/.ready-demo
 test: $(VENV)/.ready-dev
 	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || { echo "make test: the tests need the Mosquitto broker: apt-get install mosquitto"; exit 1; }
 	@echo "make test: running the tests"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest -m slow $(ARGS)
