@@ -18,7 +18,7 @@ join_timeout_s = 60.0
 [training]
 epochs = 2
 batch_size = 16
-learning_rate = 0.05
+learning_rate = 0.1
 
 [evaluate]
 data = "evaluate.npz"
