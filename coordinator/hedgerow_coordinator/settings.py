@@ -240,7 +240,9 @@ def _described(value: object) -> str:
         return f"the text {_shown(value)}"
     if isinstance(value, (int, float)):
         return "a number that is too large" if abs(value) >= 1 << 63 else f"the number {value}"
-    return {dict: "a table", list: "a list"}.get(type(value), "a date or a time")
+    if isinstance(value, dict):
+        return "a table"
+    return "a list" if isinstance(value, list) else "a date or a time"
 
 
 def _shown(text: str) -> str:
