@@ -11,9 +11,10 @@ from hedgerow_edge_client.errors import (
     TrainerCrashed,
     TrainingDiverged,
 )
+from hedgerow_edge_client.memory import Memory
 from hedgerow_edge_client.replica import Replica
 from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
-from hedgerow_edge_client.session import ClientSession, Memory
+from hedgerow_edge_client.session import ClientSession
 from hedgerow_edge_client.state import ClientState, MemoryState, Pending, Snapshot
 from hedgerow_edge_client.task import scan_task
 from hedgerow_edge_client.trainer_process import Crashed, Description, Failed, Trained, TrainerProcess

@@ -29,6 +29,8 @@ class Fetch:
         Returns a number in [0, 1): spreads the requests of many clients over time.
     directory
         Where unfinished blobs are kept, so that a restart asks only for the rest; None keeps them in memory.
+    earlier
+        A fetch that this one takes the place of; what it has of the same blobs is not asked for again.
     """
 
     def __init__(
@@ -39,15 +41,21 @@ class Fetch:
         topics: Topics,
         jitter: Callable[[], float],
         directory: Path | None = None,
+        earlier: Fetch | None = None,
     ) -> None:
         self._topics = topics
         self._jitter = jitter
         self._pause_s = FIRST_PAUSE_S
         self._ask_at: float | None = None
-        self._assemblers = {
-            ref.digest: BlobAssembler(ref, chunk_bytes=chunk_bytes, directory=directory) for ref in refs
-        }
+        begun = {} if earlier is None else earlier._assemblers
+        self._assemblers: dict[bytes, BlobAssembler] = {}
+        for ref in refs:
+            known = begun.get(ref.digest)
+            if known is None or known.ref.size != ref.size or known.chunk_bytes != chunk_bytes:
+                known = BlobAssembler(ref, chunk_bytes=chunk_bytes, directory=directory)
+            self._assemblers[ref.digest] = known
         self._done: dict[bytes, bytes] = {}
+        self._failed: set[bytes] = set()
         for digest, assembler in self._assemblers.items():
             if assembler.complete:
                 self._done[digest] = assembler.data()
@@ -81,13 +89,17 @@ class Fetch:
         assembler = self._assemblers.get(digest)
         if assembler is None or digest in self._done:
             return False
-        self._pause_s = FIRST_PAUSE_S
-        self._ask_at = now + self._next_pause()
         try:
             complete = assembler.add(index, data)
         except BlobError:
-            self._ask_at = now
+            self._failed.add(digest)
+            # Growing pauses: a blob that never comes out right must not keep the network busy.
+            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+            self._ask_at = now + self._next_pause()
             raise
+        if digest not in self._failed:
+            self._pause_s = FIRST_PAUSE_S
+        self._ask_at = now + self._next_pause()
         if complete:
             self._done[digest] = assembler.data()
         return True

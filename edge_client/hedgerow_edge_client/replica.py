@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from hedgerow_codecs import (
     FrameKind,
     Layout,
@@ -15,8 +17,6 @@ from hedgerow_codecs import (
     decode_seeded,
     model_digest,
 )
-from numpy.typing import NDArray
-
 from hedgerow_edge_client.errors import ReplicaError
 
 NOTHING = -1
@@ -45,7 +45,9 @@ class Replica:
     def empty(cls, layout: Layout) -> Replica:
         """Return the state before the first keyframe."""
         return cls(
-            version=NOTHING, mask=Mask.dense(layout), weights=np.zeros(layout.num_parameters, dtype=np.float32)
+            version=NOTHING,
+            mask=Mask.dense(layout),
+            weights=np.zeros(layout.num_parameters, dtype=np.float32),
         )
 
     @property

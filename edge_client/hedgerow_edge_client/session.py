@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+
 from hedgerow_codecs import (
     CodecError,
     ErrorFeedback,
-    FrameKind,
     Layout,
+    Mask,
     codec_from_config,
-    encode_frame_with_decoded,
 )
+from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
+from hedgerow_edge_client.contribution import training_of, update_of
+from hedgerow_edge_client.errors import ReplicaError, TrainingDiverged
+from hedgerow_edge_client.fetch import Fetch
+from hedgerow_edge_client.memory import Memory
+from hedgerow_edge_client.replica import NOTHING, Replica
+from hedgerow_edge_client.requests import TrainResult
+from hedgerow_edge_client.state import Pending, Snapshot
+from hedgerow_edge_client.upload import Upload
 from hedgerow_transport import (
     Accept,
     Ack,
@@ -37,15 +45,6 @@ from hedgerow_transport import (
     decode_down,
     decode_message,
 )
-from numpy.typing import NDArray
-
-from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
-from hedgerow_edge_client.errors import ReplicaError
-from hedgerow_edge_client.fetch import Fetch
-from hedgerow_edge_client.replica import NOTHING, Replica
-from hedgerow_edge_client.requests import TrainRequest, TrainResult
-from hedgerow_edge_client.state import Pending, Snapshot
-from hedgerow_edge_client.upload import Upload
 
 # A sync that stays unanswered is repeated; the coordinator may have been restarting.
 SYNC_PAUSE_S = 3.0
@@ -53,18 +52,8 @@ SYNC_PAUSE_S = 3.0
 FAREWELL_S = 5.0
 # A model that never comes out right is a fault of the run, not of the way.
 MAX_WRONG_MODELS = 3
-
-
-class Memory(Protocol):
-    """Where a session keeps what must survive a power cut."""
-
-    def load(self) -> Snapshot | None:
-        """Return what was saved last, or None on a first start."""
-        ...
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Keep `snapshot` in place of the one before, whole or not at all."""
-        ...
+# A flood of garbage is not printed line by line.
+MAX_GARBAGE_NOTICES = 20
 
 
 class ClientSession:
@@ -131,7 +120,10 @@ class ClientSession:
         self._fetch: Fetch | None = None
         self._upload: Upload | None = None
         self._training_round = 0
+        # Round and attempt that this client takes no part in, and what it has told the coordinator about it.
         self._declined = (0, 0)
+        self._refusal: Decline | None = None
+        self._garbage = 0
         self._sync_at: float | None = None
         self._leave_at: float | None = None
         self._wrong_models = 0
@@ -163,11 +155,9 @@ class ClientSession:
 
     def connected(self, now: float) -> list[Action]:
         """Say who is here; take up again what the lost connection interrupted."""
-        if self._upload is not None:
-            self._upload.restart()
         if self._fetch is not None:
             self._fetch.start(now)
-        return [self.presence(online=True)]
+        return [self.presence(online=True), *self._repeat(now)]
 
     def handle(self, topic: str, payload: bytes, *, now: float) -> list[Action]:
         """Take one message; garbage is answered with a warning and has no other effect."""
@@ -180,9 +170,11 @@ class ClientSession:
             if parsed.kind == "down" and parsed.client == self.client:
                 return self._on_down(decode_down(payload), now)
             if parsed.kind == "coordinator" and payload:
-                return self._on_coordinator(decode_message(payload, CoordinatorState))
+                return self._on_coordinator(decode_message(payload, CoordinatorState), now)
         except (MessageError, TopicError, BlobError) as error:
-            return [Say(text=f"ignored a message on {topic}: {error}", level="warning")]
+            self._garbage += 1
+            if self._garbage <= MAX_GARBAGE_NOTICES:
+                return [Say(text=f"ignored a message on {topic[:120]}: {error}", level="warning")]
         return []
 
     def trained(self, result: TrainResult, *, now: float) -> list[Action]:
@@ -190,28 +182,17 @@ class ClientSession:
         manifest = self._manifest
         if manifest is None or self._plan is None or self._training_round != manifest.round:
             return [Say(text="the round closed before this device was done; its work is not used")]
-        mask, base = self._replica.mask, self._replica.digest
-        wanted = self._feedback.compensate(result.weights - self._replica.weights)
-        codec = codec_from_config(self._plan[1].codec)
         try:
-            frame, decoded = encode_frame_with_decoded(
-                mask.gather(wanted), kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec
+            pending = update_of(
+                result,
+                plan=self._plan[1],
+                round_number=manifest.round,
+                replica=self._replica,
+                feedback=self._feedback,
             )
-        except CodecError as error:
-            return self.training_failed(f"the update cannot be encoded: {error}")
-        self._training_round = 0
-        sent = mask.scatter(decoded.values())
-        metrics = {"loss": result.loss}
-        if result.accuracy is not None:
-            metrics["accuracy"] = result.accuracy
-        self._pending = Pending(
-            round=manifest.round,
-            frame=frame,
-            residual=self._feedback.after(wanted, sent).residual,
-            num_samples=result.num_samples,
-            metrics=metrics,
-            train_s=result.seconds,
-        )
+        except (CodecError, TrainingDiverged) as error:
+            return self.training_failed(f"training has made no update: {error}")
+        self._training_round, self._pending = 0, pending
         self._save()
         return self._begin_upload(now)
 
@@ -220,10 +201,10 @@ class ClientSession:
         if self._manifest is None or self._training_round == 0:
             return []
         self._declined, self._training_round = (self._training_round, self._manifest.attempt), 0
-        message = Decline(run=self._run, round=self._declined[0], reason=reason[:200])
+        self._refusal = Decline(run=self._run, round=self._declined[0], reason=reason[:200])
         return [
             Say(text=f"no update for round {self._declined[0]}: {reason}", level="warning"),
-            Publication(topic=self._topics.up(self.client, "decline"), payload=message.encode()),
+            self._decline(self._refusal),
         ]
 
     def tick(self, now: float) -> list[Action]:
@@ -257,17 +238,18 @@ class ClientSession:
                 )
             ]
         actions: list[Action] = []
-        if self._training_round and (manifest.run != self._run or manifest.round != self._training_round):
+        over = manifest.state in ("finished", "failed")
+        training = self._training_round
+        if training and (over or manifest.run != self._run or manifest.round != training):
             self._training_round = 0
-            actions.append(CancelTraining(reason=f"round {before.round if before else 0} is closed"))
+            actions.append(CancelTraining(reason=f"round {training} is closed"))
         if manifest.run != self._run:
             self._enter_run(manifest.run)
             actions.append(Say(text=f"joined run '{manifest.run}'"))
-        if self._pending is not None and self._pending.round != manifest.round:
-            actions += self._drop_pending(f"round {self._pending.round} closed before it was acknowledged")
+        if self._refusal is not None and self._declined != (manifest.round, manifest.attempt):
+            self._refusal = None
         self._manifest = manifest
-        if manifest.state in ("finished", "failed"):
-            self._leave_at = now + FAREWELL_S if self._once else None
+        self._leave_at = now + FAREWELL_S if over and self._once else None
         return actions + self._catch_up(now)
 
     def _catch_up(self, now: float) -> list[Action]:
@@ -306,7 +288,13 @@ class ClientSession:
     def _begin_fetch(self, refs: list[BlobRef], now: float) -> list[Action]:
         manifest = self._manifest
         assert manifest is not None
-        self._fetch = Fetch(refs, chunk_bytes=manifest.chunk_bytes, topics=self._topics, jitter=self._jitter)
+        self._fetch = Fetch(
+            refs,
+            chunk_bytes=manifest.chunk_bytes,
+            topics=self._topics,
+            jitter=self._jitter,
+            earlier=self._fetch,
+        )
         self._fetch.start(now)
         return self._after_fetch(now)
 
@@ -325,7 +313,9 @@ class ClientSession:
             try:
                 codec_from_config(plan.codec)
             except CodecError as error:
-                return [Leave(reason=f"this run's codec is not known here: {error}; update Hedgerow", failed=True)]
+                return [
+                    Leave(reason=f"this run's codec is not known here: {error}; update Hedgerow", failed=True)
+                ]
             self._plan = (manifest.plan.digest, plan)
         self._fetch = None
         if self._steps:
@@ -347,7 +337,11 @@ class ClientSession:
         """Forget the model and ask for a whole one; give up when that keeps failing."""
         self._wrong_models += 1
         if self._wrong_models >= MAX_WRONG_MODELS:
-            return [Leave(reason=f"{reason}, {self._wrong_models} times: update Hedgerow here or there", failed=True)]
+            return [
+                Leave(
+                    reason=f"{reason}, {self._wrong_models} times: update Hedgerow here or there", failed=True
+                )
+            ]
         self._replica = Replica.empty(self._layout)
         return [Say(text=f"{reason}; asking for a whole model", level="warning"), *self._sync(now)]
 
@@ -358,44 +352,41 @@ class ClientSession:
         manifest = self._manifest
         assert manifest is not None
         if manifest.state in ("finished", "failed"):
+            self._upload = None
             return [self._farewell()] if self._once else []
+        if self._pending is not None and (manifest.state == "round" or self._pending.round != manifest.round):
+            # What became of an update of a closed round must be known before the next one is made: whether it
+            # was used decides which residual goes into that.
+            return self._begin_upload(now)
         if manifest.state != "round" or not manifest.invites(self.client):
             return []
-        if self._pending is not None:
-            return self._begin_upload(now) if self._upload is None else []
-        if manifest.round in (self._training_round, self._done_round):
-            return []
-        if self._declined == (manifest.round, manifest.attempt):
+        here = (manifest.round, manifest.attempt)
+        if manifest.round in (self._training_round, self._done_round) or self._declined == here:
             return []
         assert self._plan is not None
         self._training_round = manifest.round
-        plan = self._plan[1]
-        request = TrainRequest(
-            round=manifest.round,
-            seed=_training_seed(plan.seed, round_number=manifest.round, client=self.client),
-            epochs=plan.epochs,
-            batch_size=plan.batch_size,
-            learning_rate=plan.learning_rate,
-            momentum=plan.momentum,
-            weight_decay=plan.weight_decay,
-            proximal_mu=plan.proximal_mu,
-            max_seconds=plan.max_seconds,
-            weights=self._replica.weights,
-            live=self._replica.mask.live,
-        )
+        try:
+            request = training_of(
+                self._plan[1], round_number=manifest.round, client=self.client, replica=self._replica
+            )
+        except ValueError as error:
+            return self.training_failed(f"the run's plan cannot be carried out: {error}")
         return [StartTraining(request=request)]
 
     def _begin_upload(self, now: float) -> list[Action]:
         manifest, pending = self._manifest, self._pending
         assert manifest is not None
         assert pending is not None
+        if self._upload is not None:
+            self._upload.restart()
+            return list(self._upload.tick(now))
         offer = Offer(
             run=self._run,
             round=pending.round,
             update=BlobRef(kind="update", digest=blob_digest(pending.frame), size=len(pending.frame)),
             num_samples=pending.num_samples,
             metrics=pending.metrics,
-            received_bytes=self._received_bytes() - self._reported_bytes,
+            received_bytes=max(0, self._received_bytes() - self._reported_bytes),
             train_s=pending.train_s,
             chunk_bytes=manifest.chunk_bytes,
         )
@@ -409,42 +400,61 @@ class ClientSession:
             return []
         if isinstance(message, Accept):
             return list(self._upload.accepted(message, now=now))
-        return self._on_ack(message)
+        return self._on_ack(message, now)
 
-    def _on_ack(self, ack: Ack) -> list[Action]:
-        pending = self._pending
+    def _on_ack(self, ack: Ack, now: float) -> list[Action]:
+        manifest, pending, upload = self._manifest, self._pending, self._upload
+        assert manifest is not None
         assert pending is not None
-        self._done_round = pending.round
-        if ack.status not in ("accepted", "duplicate"):
-            return self._drop_pending(f"the coordinator answered '{ack.status}': {ack.reason}")
-        self._feedback = ErrorFeedback(residual=pending.residual)
-        if self._upload is not None:
-            self._reported_bytes += self._upload.received_bytes
-        self._pending, self._upload = None, None
+        assert upload is not None
+        self._pending = self._upload = None
+        if ack.status in ("accepted", "duplicate"):
+            self._done_round = pending.round
+            # The mask may have gone on since.
+            self._feedback = ErrorFeedback(residual=pending.residual).remask(self._replica.mask)
+            self._reported_bytes += upload.received_bytes
+            told = Say(text=f"round {pending.round}: update of {len(pending.frame):,} bytes taken")
+        else:
+            # The residual stays as it was before, so nothing is counted twice.
+            if ack.status == "late":
+                self._done_round = pending.round
+            elif pending.round == manifest.round:
+                self._declined = (manifest.round, manifest.attempt)
+            told = Say(
+                text=f"the update of round {pending.round} is not used, the coordinator answered "
+                f"'{ack.status}': {ack.reason}",
+                level="warning",
+            )
         self._save()
-        return [Say(text=f"round {ack.round}: update of {len(pending.frame):,} bytes taken")]
+        current = self._fetch is None and self._steps == ()
+        return [told, *(self._proceed(now) if current else [])]
 
-    def _drop_pending(self, reason: str) -> list[Action]:
-        """Give up an update; the residual stays as it was before, so nothing is counted twice."""
-        pending = self._pending
-        assert pending is not None
-        self._pending, self._upload = None, None
-        self._save()
-        return [Say(text=f"the update of round {pending.round} is not used: {reason}", level="warning")]
+    def _decline(self, message: Decline) -> Publication:
+        return Publication(topic=self._topics.up(self.client, "decline"), payload=message.encode())
 
     # -- beginnings and ends --------------------------------------------------------------------------
 
-    def _on_coordinator(self, state: CoordinatorState) -> list[Action]:
-        if state.online or not state.message:
+    def _on_coordinator(self, state: CoordinatorState, now: float) -> list[Action]:
+        if state.online:
+            return self._repeat(now)
+        if not state.message:
             return []
         return [Say(text=f"the coordinator is away ({state.message}); waiting for it")]
+
+    def _repeat(self, now: float) -> list[Action]:
+        """Say again what may not have been heard: the link or the coordinator is new."""
+        if self._upload is not None:
+            self._upload.restart()
+        if self._sync_at is not None:
+            self._sync_at = now
+        return [] if self._refusal is None else [self._decline(self._refusal)]
 
     def _enter_run(self, run: str) -> None:
         self._run = run
         self._replica = Replica.empty(self._layout)
         self._feedback = ErrorFeedback.zero(self._layout)
-        self._pending = self._upload = self._plan = self._manifest = None
-        self._done_round = 0
+        self._pending = self._upload = self._plan = self._manifest = self._refusal = None
+        self._done_round, self._declined, self._wrong_models = 0, (0, 0), 0
         self._save()
 
     def _restore(self, snapshot: Snapshot) -> None:
@@ -452,7 +462,7 @@ class ClientSession:
         mask_live: NDArray[np.bool_] = snapshot.live
         self._replica = Replica(
             version=snapshot.version,
-            mask=type(self._replica.mask)(layout=self._layout, live=mask_live),
+            mask=Mask(layout=self._layout, live=mask_live),
             weights=snapshot.weights,
         )
         self._feedback = ErrorFeedback(residual=snapshot.residual)
@@ -478,9 +488,3 @@ class ClientSession:
         assert manifest is not None
         outcome = "is finished" if manifest.state == "finished" else f"failed: {manifest.reason}"
         return Leave(reason=f"run '{manifest.run}' {outcome}", failed=manifest.state == "failed")
-
-
-def _training_seed(seed: int, *, round_number: int, client: str) -> int:
-    """Return a seed of 64 bits that differs between rounds and clients, and is the same on every machine."""
-    text = f"{seed}/{round_number}/{client}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")

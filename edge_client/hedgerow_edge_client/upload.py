@@ -11,8 +11,9 @@ LONGEST_PAUSE_S = 60.0
 class Upload:
     """Offer an update until the coordinator has said what became of it.
 
-    The offer is repeated with growing pauses. Every accept tells which chunks already arrived, so what a lost
-    connection swallowed is sent again and nothing else.
+    The offer is repeated with growing pauses. An accept tells which chunks already arrived, so what a lost
+    connection swallowed is sent again and nothing else. Each offer is good for one accept: one that comes
+    twice must not send everything twice.
 
     Parameters
     ----------
@@ -33,6 +34,7 @@ class Upload:
         self._topics = topics
         self._pause_s = FIRST_PAUSE_S
         self._offer_at = 0.0
+        self._offered = False
 
     @property
     def digest(self) -> bytes:
@@ -58,12 +60,16 @@ class Upload:
         """Return the offer when it is due."""
         if now < self._offer_at:
             return []
+        self._offered = True
         self._offer_at = now + self._pause_s
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
         return [Publication(topic=self._topics.up(self._client, "offer"), payload=self._offer.encode())]
 
     def accepted(self, accept: Accept, *, now: float) -> list[Publication]:
-        """Return the chunks that the coordinator lacks."""
+        """Return the chunks that the coordinator lacks; nothing for an accept that no offer waits for."""
+        if not self._offered:
+            return []
+        self._offered = False
         size, step = self._offer.update.size, self._offer.chunk_bytes
         have = set(indices(accept.have))
         self._offer_at = now + self._pause_s

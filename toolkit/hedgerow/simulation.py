@@ -27,6 +27,9 @@ from hedgerow_edge_client import (
 )
 from hedgerow_transport import Connected, MemoryHub, MemoryLink, Publication, Received, Topics, Will
 
+# So often may the clock be looked at without moving before that is taken for a fault.
+MAX_IDLE_LOOKS = 1000
+
 
 class Trainers(Protocol):
     """Something that trains for many clients."""
@@ -40,6 +43,7 @@ class Trainers(Protocol):
 class _Client:
     session: ClientSession
     link: MemoryLink
+    memory: MemoryState
     wanted: TrainRequest | None = None
     gone: bool = False
 
@@ -77,6 +81,7 @@ class Simulation:
         on_notice: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.now = 0.0
+        self._idle_looks = 0
         self.hub = hub or MemoryHub()
         self._topics = Topics(namespace)
         self._trainers = trainers
@@ -93,12 +98,27 @@ class Simulation:
         hedgerow.errors.HedgerowError
             When nothing can happen any more, which is a fault of ours.
         """
+        self.start()
+        while not self.coordinator.done:
+            self.step()
+
+    def start(self) -> None:
+        """Let the coordinator begin, or go on with a run that has begun."""
         self.coordinator.connected()
         self.coordinator.start(self.now)
         self._flush()
-        while not self.coordinator.done:
-            if self._deliver() or self._train():
-                continue
+
+    def step(self) -> None:
+        """Deliver what waits; with nothing to deliver train; with nothing to train let the clock jump.
+
+        Raises
+        ------
+        hedgerow.errors.HedgerowError
+            When nothing can happen any more, which is a fault of ours.
+        """
+        if self._deliver() or self._train():
+            self._idle_looks = 0
+        else:
             self._advance()
 
     def received_bytes(self) -> dict[str, int]:
@@ -129,7 +149,7 @@ class Simulation:
         link = self.hub.connect(
             name, self._topics.client_filters(name), Will(topic=will.topic, payload=will.payload)
         )
-        return _Client(session=session, link=link)
+        return _Client(session=session, link=link, memory=memory)
 
     def _deliver(self) -> bool:
         """Hand over what waits; return whether there was anything."""
@@ -169,6 +189,9 @@ class Simulation:
         due = [at for at in times if at is not None]
         if not due:
             raise HedgerowError(f"the simulation stands still in phase '{self.coordinator.phase}'")
+        self._idle_looks = self._idle_looks + 1 if min(due) <= self.now else 0
+        if self._idle_looks > MAX_IDLE_LOOKS:
+            raise HedgerowError(f"the clock stands still at {self.now} s in phase '{self.coordinator.phase}'")
         self.now = max(self.now, min(due))
         self.coordinator.tick(self.now)
         self._flush()
