@@ -40,7 +40,7 @@ def seconds_text(seconds: float) -> str:
     >>> seconds_text(0.25), seconds_text(75), seconds_text(7384)
     ('0.2 s', '1 min 15 s', '2 h 3 min')
     """
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 3600:

@@ -197,13 +197,12 @@ def round_seconds(facts: RunFacts) -> Chart:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        width = 0.8 if len(rounds) <= MAX_MARKERS else 1.0
-        axes.bar(rounds, done, width=width, color=_COLOURS["first"], label="committed")
+        _stack(axes, rounds, [0.0] * len(rounds), done, colour="first", label="committed")
         if any(lost):
-            axes.bar(
-                rounds, lost, width=width, bottom=done, color=_COLOURS["failed"], label="failed attempts"
-            )
+            total = [ok + bad for ok, bad in zip(done, lost, strict=True)]
+            _stack(axes, rounds, done, total, colour="failed", label="failed attempts")
             figure.legend(loc="outside upper right", ncols=2)
+        axes.set_ylim(bottom=0)
         axes.grid(visible=False, axis="x")
         axes.set_ylabel("seconds")
         _count_rounds(axes, rounds)
@@ -231,6 +230,17 @@ def _seconds(attempts: tuple[RoundRecord, ...], *, status: str) -> dict[int, flo
         if record.status == status:
             total[record.round] = total.get(record.round, 0.0) + record.seconds
     return total
+
+
+def _stack(
+    axes: Any, rounds: list[int], bottom: list[float], top: list[float], *, colour: str, label: str
+) -> None:
+    """Draw a bar for each round; of many rounds one outline, since thousands of bars make a heavy page."""
+    if len(rounds) <= MAX_MARKERS:
+        heights = [end - start for start, end in zip(bottom, top, strict=True)]
+        axes.bar(rounds, heights, bottom=bottom, width=0.8, color=_COLOURS[colour], label=label)
+    else:
+        axes.fill_between(rounds, bottom, top, step="mid", linewidth=0, color=_COLOURS[colour], label=label)
 
 
 def _count_rounds(axes: Any, rounds: list[int]) -> None:

@@ -1,0 +1,104 @@
+"""A small run with numbers that can be checked by hand."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hedgerow_codecs import Layout, Mask, TensorSpec
+from hedgerow_coordinator import RoundRecord, RunStore, ServerState, UpdateRecord
+
+LAYOUT = Layout(
+    tensors=(
+        TensorSpec(name="fc.weight", shape=(50, 39), kind="linear", prunable=True),
+        TensorSpec(name="fc.bias", shape=(50,), kind="bias", prunable=False),
+    )
+)
+PLAN = b'[run]\nname = "digits"\nrounds = 3\n[pruning]\npolicy = "none"\n'
+EVALUATED = PLAN + b'[evaluate]\ndata = "test.npz"\n'
+MARKUP = "<script>alert(1)</script>"
+
+
+def state(version: int, *, pruned: int = 0) -> ServerState:
+    live = np.ones(LAYOUT.num_parameters, np.bool_)
+    live[:pruned] = False
+    flat = np.where(live, np.float32(0.5), np.float32(0))
+    return ServerState(version=version, mask=Mask(layout=LAYOUT, live=live), weights=flat, published=flat)
+
+
+def record(number: int, **values: object) -> RoundRecord:
+    times = {"started": 1000.0 + number, "ended": 1001.0 + number, "seconds": 1.0}
+    return RoundRecord(**({"round": number} | times | values))
+
+
+def answer(store: RunStore, number: int, client: str, frame: bytes, *, received_bytes: int = 0) -> None:
+    digest = hashlib.blake2b(frame, digest_size=16).digest()
+    update = UpdateRecord(
+        round=number,
+        client=client,
+        digest=digest,
+        num_bytes=len(frame),
+        num_samples=10,
+        received=1_000_000.0,
+        train_s=2.0,
+        received_bytes=received_bytes,
+        loss=0.25,
+    )
+    assert store.save_update(update, frame)
+
+
+@pytest.fixture
+def new_run(tmp_path: Path) -> Callable[..., Path]:
+    """Return what makes a run directory without any round."""
+
+    def make(plan: bytes = EVALUATED, *, name: str = "run") -> Path:
+        store = RunStore.create(
+            tmp_path / name, plan_bytes=plan, template_bytes=b"template", run_id="digits-1"
+        )
+        store.close()
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run of three rounds, the second of which took two attempts; only to be read."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    with RunStore.create(
+        directory, plan_bytes=EVALUATED, template_bytes=b"template", run_id="digits-1"
+    ) as store:
+        store.commit_round(record(0), state(0))
+        answer(store, 1, "pi-1", b"x" * 400, received_bytes=300)
+        answer(store, 1, "pi-2", b"y" * 500, received_bytes=300)
+        store.record_traffic(1, {("received", "chunk"): 1000, ("sent", "blob"): 300})
+        first = {"cohort": 2, "updates": 2, "accuracy": 0.5, "loss": 2.0, "seconds": 2.0}
+        store.commit_round(
+            record(1, uplink_bytes=1000, broadcast_bytes=300, delivered_bytes=600, **first), state(1)
+        )
+        store.fail_round(record(2, cohort=2, updates=1, seconds=5.0, status="failed", reason=MARKUP))
+        answer(store, 2, "pi-1", b"z" * 200, received_bytes=400)
+        second = {"cohort": 2, "updates": 2, "accuracy": 0.75, "loss": 1.0, "seconds": 3.0, "density": 0.75}
+        store.record_traffic(2, {("received", "chunk"): 500, ("sent", "blob"): 200})
+        store.commit_round(
+            record(2, attempt=2, uplink_bytes=500, broadcast_bytes=200, delivered_bytes=400, **second),
+            state(2, pruned=500),
+        )
+        third = {"cohort": 2, "updates": 1, "accuracy": 0.875, "loss": 0.5, "density": 0.25}
+        store.record_traffic(3, {("received", "chunk"): 100, ("sent", "blob"): 50})
+        store.commit_round(
+            record(3, uplink_bytes=100, broadcast_bytes=50, delivered_bytes=200, **third),
+            state(3, pruned=1500),
+        )
+        store.record_traffic(3, {("delivered", "farewell"): 50})
+        store.event("finished", f"3 rounds {MARKUP}")
+    return directory
+
+
+@pytest.fixture
+def small_run(finished_run: Path, tmp_path: Path) -> Path:
+    """Return a copy of `finished_run` that a test may change."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
