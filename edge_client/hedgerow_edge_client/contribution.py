@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 
-from hedgerow_codecs import ErrorFeedback, FrameKind, codec_from_config, decode_frame, encode_frame
+from hedgerow_codecs import ErrorFeedback, FrameKind, codec_from_config, encode_frame_with_decoded
 from hedgerow_edge_client.errors import TrainingDiverged
 from hedgerow_edge_client.replica import Replica
 from hedgerow_edge_client.requests import TrainRequest, TrainResult
@@ -68,8 +68,10 @@ def update_of(
     mask, base = replica.mask, replica.digest
     wanted = feedback.compensate(result.weights - replica.weights)
     codec = codec_from_config(plan.codec)
-    frame = encode_frame(mask.gather(wanted), kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec)
-    sent = mask.scatter(decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=base).values())
+    frame, decoded = encode_frame_with_decoded(
+        mask.gather(wanted), kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec
+    )
+    sent = mask.scatter(decoded.values())
     metrics = {"loss": float(result.loss)}
     if result.accuracy is not None and math.isfinite(result.accuracy):
         metrics["accuracy"] = float(result.accuracy)
