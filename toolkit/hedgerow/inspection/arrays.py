@@ -8,6 +8,7 @@ import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -85,7 +86,7 @@ def describe_onnx(data: bytes) -> Description:
     found = describe_model(data, foreign=True)
     parameters = int(found["parameters"])
     zeros = sum(entry["zeros"] for entry in found["tensors"])
-    operators = ", ".join(f"{name} {number}" for name, number in found["operators"].items())
+    operators = {_text(name): number for name, number in found["operators"].items()}
     facts = [
         size_fact(int(found["bytes"])),
         Fact(name="producer", value=found["producer"], text=found["producer"] or "not named"),
@@ -93,7 +94,7 @@ def describe_onnx(data: bytes) -> Description:
              text=f"IR version {found['ir_version']}, opset {found['opset']}"),
         *(Fact(name=side, value=found[side], text="; ".join(map(_value_text, found[side])))
           for side in ("inputs", "outputs")),
-        Fact(name="operators", value=found["operators"], text=operators),
+        Fact(name="operators", value=operators, text=_pairs(operators)),
         Fact(name="parameters", value=parameters),
         Fact(name="zeros", value=zeros, text=f"{found['zeros_share']:.1%} of the parameters"),
     ]  # fmt: skip
@@ -101,10 +102,12 @@ def describe_onnx(data: bytes) -> Description:
         facts.append(digest_fact("layout", bytes.fromhex(found["layout"])))
         sealed = "whole, its seal is right" if found["sealed"] else "no seal: saved anew by another program"
         facts.append(Fact(name="sealed", value=found["sealed"], text=sealed))
-    facts += [Fact(name=f"metadata.{key}", value=str(value)) for key, value in found["metadata"].items()]
+    facts += [
+        Fact(name=f"metadata.{_text(key)}", value=_text(value)) for key, value in found["metadata"].items()
+    ]
     rows = tuple(
         TensorRow(
-            name=entry["name"],
+            name=_text(entry["name"]),
             shape=tuple(entry["shape"]),
             kind=entry.get("kind", "float32"),
             size=math.prod(entry["shape"]),
@@ -216,6 +219,15 @@ def _array_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tupl
     return shape, dtype
 
 
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _text(value: str | bytes) -> str:
+    # protobuf hands over a name that is not UTF-8 as bytes.
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
 def _value_text(value: dict[str, Any]) -> str:
     shape = " x ".join("any" if size is None else str(size) for size in value["shape"] or ())
-    return f"{value['name']} {value['dtype']} {shape}".strip()
+    return f"{_text(value['name'])} {value['dtype']} {shape}".strip()

@@ -80,7 +80,7 @@ def _file(file: BinaryIO, *, path: Path) -> Description:
         return describe_safetensors(path)
     if (head[0] in _SMALL_MAPS or head[0] == _MAP_16) and num_bytes <= max(m.MAX_BYTES for m in MESSAGES):
         return describe_message(_read(file, num_bytes=num_bytes))
-    return _without_magic(file, head=head, num_bytes=num_bytes, source=str(path))
+    return _without_magic(file, head=head, num_bytes=num_bytes, source=path.name)
 
 
 def _without_magic(file: BinaryIO, *, head: bytes, num_bytes: int, source: str) -> Description:
