@@ -35,7 +35,9 @@ def cubic(timetable: Timetable, round_number: int) -> float:
     """
     if round_number >= timetable.end_round:
         return timetable.density
-    elapsed = max(0, round_number - timetable.start_round)
+    if round_number <= timetable.start_round:
+        return timetable.initial_density
+    elapsed = round_number - timetable.start_round
     elapsed -= elapsed % timetable.every
     remaining = 1.0 - elapsed / (timetable.end_round - timetable.start_round)
     # Products, not `** 3`: libm's pow may differ in the last bit between machines.
