@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +30,15 @@ def state(version: int, *, pruned: int = 0) -> ServerState:
     return ServerState(version=version, mask=Mask(layout=LAYOUT, live=live), weights=flat, published=flat)
 
 
-def record(number: int, **values: object) -> RoundRecord:
-    times = {"started": 1000.0 + number, "ended": 1001.0 + number, "seconds": 1.0}
-    return RoundRecord(**({"round": number} | times | values))
+def record(number: int, **values: Any) -> RoundRecord:
+    whole: dict[str, Any] = {
+        "round": number,
+        "started": 1000.0 + number,
+        "ended": 1001.0 + number,
+        "seconds": 1.0,
+        **values,
+    }
+    return RoundRecord(**whole)
 
 
 def answer(store: RunStore, number: int, client: str, frame: bytes, *, received_bytes: int = 0) -> None:
@@ -75,19 +82,26 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         answer(store, 1, "pi-1", b"x" * 400, received_bytes=300)
         answer(store, 1, "pi-2", b"y" * 500, received_bytes=300)
         store.record_traffic(1, {("received", "chunk"): 1000, ("sent", "blob"): 300})
-        first = {"cohort": 2, "updates": 2, "accuracy": 0.5, "loss": 2.0, "seconds": 2.0}
+        first: dict[str, Any] = {"cohort": 2, "updates": 2, "accuracy": 0.5, "loss": 2.0, "seconds": 2.0}
         store.commit_round(
             record(1, uplink_bytes=1000, broadcast_bytes=300, delivered_bytes=600, **first), state(1)
         )
         store.fail_round(record(2, cohort=2, updates=1, seconds=5.0, status="failed", reason=MARKUP))
         answer(store, 2, "pi-1", b"z" * 200, received_bytes=400)
-        second = {"cohort": 2, "updates": 2, "accuracy": 0.75, "loss": 1.0, "seconds": 3.0, "density": 0.75}
+        second: dict[str, Any] = {
+            "cohort": 2,
+            "updates": 2,
+            "accuracy": 0.75,
+            "loss": 1.0,
+            "seconds": 3.0,
+            "density": 0.75,
+        }
         store.record_traffic(2, {("received", "chunk"): 500, ("sent", "blob"): 200})
         store.commit_round(
             record(2, attempt=2, uplink_bytes=500, broadcast_bytes=200, delivered_bytes=400, **second),
             state(2, pruned=500),
         )
-        third = {"cohort": 2, "updates": 1, "accuracy": 0.875, "loss": 0.5, "density": 0.25}
+        third: dict[str, Any] = {"cohort": 2, "updates": 1, "accuracy": 0.875, "loss": 0.5, "density": 0.25}
         store.record_traffic(3, {("received", "chunk"): 100, ("sent", "blob"): 50})
         store.commit_round(
             record(3, uplink_bytes=100, broadcast_bytes=50, delivered_bytes=200, **third),

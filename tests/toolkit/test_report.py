@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def words(page: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
-def round_record(number: int, **values: object) -> RoundRecord:
+def round_record(number: int, **values: Any) -> RoundRecord:
     return RoundRecord(**({"round": number, "started": 0.0, "ended": 1.0, "seconds": 1.0} | values))
 
 
@@ -67,7 +68,7 @@ def test_the_headlines(page: str) -> None:
     seen = words(page)
     assert "rounds 3 of 3 1 failed attempt beside them" in seen
     assert "accuracy 87.5% on the coordinator's test data, after round 3" in seen
-    assert "density 25.0% of 2,000 weights are kept" in seen
+    assert "density 25.0% of 2,000 parameters are kept" in seen
     assert "bytes up 1.60 kB 25.0 times less than dense float32" in seen
     assert "bytes down 1.25 kB 32.0 times less than dense float32" in seen
     assert "time in rounds 11.0 s 3.7 s for each committed round" in seen
@@ -81,6 +82,10 @@ def test_the_tables(page: str) -> None:
     assert "pi-1 2 2 20 600 B 700 B 4.0 s 0.2500 1970-01-12 13:46:40 UTC" in seen
     assert "received chunk 1.60 kB 1,600" in seen
     assert "delivered farewell 50 B 50" in seen
+
+
+def test_the_plan_is_there_as_given(page: str) -> None:
+    assert "<pre>[run]\nname = &#34;digits&#34;\nrounds = 3\n" in page
 
 
 def test_the_chart_ends_where_the_bytes_do(page: str) -> None:
@@ -255,10 +260,10 @@ def test_a_missing_package_is_named(
 ) -> None:
     real = builtins.__import__
 
-    def without(name: str, *rest: object, **others: object) -> object:
+    def without(name: str, *rest: Any, **others: Any) -> object:
         if name.partition(".")[0] == package:
             raise ImportError(name)
-        return real(name, *rest, **others)  # type: ignore[arg-type]
+        return real(name, *rest, **others)
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(["report", str(small_run)]) == 2

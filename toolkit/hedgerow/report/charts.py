@@ -125,7 +125,7 @@ def progress(facts: RunFacts) -> Chart:
         return Chart(name="progress", title=title, caption="No round is committed yet.")
     rounds = [record.round for record in facts.committed]
     last = facts.committed[-1]
-    caption = f"Round {last.round} was trained under a mask that keeps {last.density:.1%} of the weights."
+    caption = f"Round {last.round} was trained under a mask that keeps {last.density:.1%} of the parameters."
     if not facts.measured:
         caption += " " + unmeasured(facts)
 

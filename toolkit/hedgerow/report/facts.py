@@ -44,6 +44,8 @@ class RunFacts:
         Of the model; None where no checkpoint could be read.
     density : float or None
         Of the newest version, in (0, 1]; None where no checkpoint could be read.
+    plan : str
+        The plan's file as it was given.
     unread : str
         Why no checkpoint could be read; else empty.
     """
@@ -60,6 +62,7 @@ class RunFacts:
     open_updates: tuple[UpdateRecord, ...] = ()
     num_parameters: int | None = None
     density: float | None = None
+    plan: str = ""
     unread: str = ""
 
     @property
@@ -145,6 +148,7 @@ def collect_facts(store: RunStore) -> RunFacts:
         open_updates=tuple(u for u in store.update_records() if u.round not in committed),
         num_parameters=num_parameters,
         density=density,
+        plan=store.plan.source.decode("utf-8-sig").strip(),
         unread=unread,
     )
 

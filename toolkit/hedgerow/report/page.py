@@ -128,7 +128,7 @@ def _headlines(facts: RunFacts) -> list[Headline]:
         Headline(
             name="density",
             value="unknown" if facts.density is None else f"{facts.density:.1%}",
-            note=facts.unread or f"of {facts.num_parameters or 0:,} weights are kept",
+            note=facts.unread or f"of {facts.num_parameters or 0:,} parameters are kept",
         ),
         Headline(
             name="bytes up",
