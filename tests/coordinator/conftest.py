@@ -237,6 +237,11 @@ class Rig(Simulation):
         assert snapshot is not None
         return model_digest(snapshot.weights, mask=Mask(layout=self.layout, live=snapshot.live))
 
+    def pending_of(self, name: str) -> Any:
+        """Return the update on a client's disk that is not acknowledged, or None."""
+        snapshot = self._clients[name].memory.load()
+        return None if snapshot is None else snapshot.pending
+
     def residual_of(self, name: str) -> Any:
         snapshot = self._clients[name].memory.load()
         assert snapshot is not None

@@ -479,7 +479,7 @@ def test_a_client_that_misses_its_acknowledgement_learns_it_in_the_next_round(ma
     rig.until_round(2)
     rig._deliver()
     # Stored and in the mean, but c cannot know; it does not train before it does.
-    assert rig._clients["c"].memory.load().pending.round == 1
+    assert rig.pending_of("c").round == 1
     rig.until(lambda: (2, "a") in rig.counted())
     assert rig.fake.rounds_of("c") == [1]
     deaf.clear()
