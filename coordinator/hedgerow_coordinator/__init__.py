@@ -5,10 +5,8 @@ from hedgerow_coordinator.agent import (
     CoordinatorAgent,
     Outcome,
     RivalError,
-    evaluator,
     flat_traffic,
     open_run,
-    read_test_data,
 )
 from hedgerow_coordinator.aggregate import Aggregator
 from hedgerow_coordinator.checkpoint import ServerState, decode_checkpoint, encode_checkpoint
@@ -27,6 +25,7 @@ from hedgerow_coordinator.errors import (
     StoreMismatch,
     StoreNotFound,
 )
+from hedgerow_coordinator.evaluation import evaluator, read_arrays, read_test_data
 from hedgerow_coordinator.plan import Plan, load_plan, parse_plan
 from hedgerow_coordinator.plan_template import plan_template
 from hedgerow_coordinator.pruning import PruningPolicy, prune
@@ -76,5 +75,6 @@ __all__ = [
     "parse_plan",
     "plan_template",
     "prune",
+    "read_arrays",
     "read_test_data",
 ]

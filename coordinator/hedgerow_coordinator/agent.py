@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import queue
 import secrets
 import threading
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 
 from hedgerow_codecs import Layout
 from hedgerow_coordinator.coordinator import Coordinator
-from hedgerow_coordinator.errors import CoordinatorError, StoreNotFound
-from hedgerow_coordinator.federation import Evaluate
+from hedgerow_coordinator.durable_file import write_durably
+from hedgerow_coordinator.errors import CoordinatorError, StoreError, StoreNotFound
+from hedgerow_coordinator.evaluation import evaluator, read_test_data
 from hedgerow_coordinator.plan import Plan
 from hedgerow_coordinator.store import RunStore
 from hedgerow_transport import (
@@ -84,66 +86,31 @@ def open_run(plan: Plan, *, directory: Path, template: bytes, run_id: str | None
     Raises
     ------
     hedgerow_coordinator.errors.StoreError
-        When the folder holds something else, another plan's run, or a run in use.
+        When the folder holds something else, another plan's run, or a run in use, or cannot be written.
+    hedgerow_coordinator.errors.PlanError
+        When the plan's test data cannot be read.
     """
-    try:
-        return RunStore.open(directory, plan=plan)
-    except StoreNotFound:
-        pass
     # Read before anything is made, so that a fault leaves nothing behind.
     test_data = None if plan.evaluate_path is None else read_test_data(plan.evaluate_path)
-    fresh_id = run_id or f"{plan.run.name}-{secrets.token_hex(3)}"
-    store = RunStore.create(directory, plan_bytes=plan.source, template_bytes=template, run_id=fresh_id)
-    if test_data is not None:
-        inputs, targets = test_data
-        np.savez(directory / CHECK_DATA, inputs=inputs[:CHECK_ROWS], targets=targets[:CHECK_ROWS])
+    try:
+        store = RunStore.open(directory, plan=plan)
+    except StoreNotFound:
+        fresh_id = run_id or f"{plan.run.name}-{secrets.token_hex(3)}"
+        store = RunStore.create(directory, plan_bytes=plan.source, template_bytes=template, run_id=fresh_id)
+    path = directory / CHECK_DATA
+    if test_data is not None and not path.exists():
+        try:
+            write_durably(path, _packed(*(array[:CHECK_ROWS] for array in test_data)))
+        except OSError as error:
+            store.close()
+            raise StoreError(f"cannot write {path}: {error.strerror or error}", path=path) from error
     return store
 
 
-def evaluator(plan: Plan, *, template: bytes, layout: Layout) -> Evaluate | None:
-    """Return what measures weights on the plan's test data, or None when the plan names none.
-
-    Raises
-    ------
-    hedgerow_coordinator.errors.CoordinatorError
-        When the test data cannot be read.
-    """
-    if plan.evaluate_path is None:
-        return None
-    inputs, targets = read_test_data(plan.evaluate_path)
-    # Only a coordinator that measures needs onnx and onnxruntime.
-    from hedgerow_export import evaluate, fill_template, find_metric
-
-    find_metric(plan.evaluate.metric)
-
-    def measure(weights: NDArray[np.float32]) -> tuple[float, float | None]:
-        model = fill_template(template, weights, layout=layout)
-        outcome = evaluate(model, inputs, targets, plan.evaluate.metric)
-        return outcome.value, outcome.loss
-
-    return measure
-
-
-def read_test_data(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Read `inputs` and `targets` from an .npz file.
-
-    Raises
-    ------
-    hedgerow_coordinator.errors.CoordinatorError
-        When the file is missing, damaged, lacks one of them, or they do not match.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as pack:
-            inputs, targets = pack["inputs"], pack["targets"]
-    except FileNotFoundError as error:
-        raise CoordinatorError(f"the test data {path} is missing: see [evaluate] data in the plan") from error
-    except KeyError as error:
-        raise CoordinatorError(f"{path} must hold arrays `inputs` and `targets`: {error.args[0]}") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise CoordinatorError(f"{path} is not a whole .npz file: {error}") from error
-    if len(inputs) != len(targets) or len(inputs) == 0:
-        raise CoordinatorError(f"{path} holds {len(inputs)} inputs and {len(targets)} targets")
-    return inputs, targets
+def _packed(inputs: NDArray[np.generic], targets: NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, inputs=inputs, targets=targets)
+    return buffer.getvalue()
 
 
 def flat_traffic(traffic: Traffic) -> dict[tuple[str, str], int]:
@@ -216,11 +183,15 @@ class CoordinatorAgent:
             if coordinator.resumed_from:
                 self._say(f"going on after round {coordinator.resumed_from}")
             self._lead(coordinator, link, early=early, stop=stop)
-            message = "finished" if coordinator.done else "stopped; it will go on when it is started again"
+            # The end of a run stands in its manifest; nothing is to be said about it a second time.
+            message = "" if coordinator.done else "stopped; it will go on when it is started again"
             farewell = coordinator.presence(online=False, message=message)
             link.publish(farewell.topic, farewell.payload, retain=True, qos=1)
-        finally:
-            link.close()
+        except BaseException:
+            # Without a farewell the broker publishes the will: devices learn that nobody is here.
+            link.close(graceful=False)
+            raise
+        link.close()
         return Outcome(
             finished=coordinator.done and coordinator.failure is None,
             failure=coordinator.failure or "",
@@ -261,8 +232,8 @@ class CoordinatorAgent:
     ) -> None:
         coordinator.connected()
         coordinator.start(time.monotonic())
-        for event in early:
-            coordinator.handle(event.topic, event.payload, now=time.monotonic())
+        for message in early:
+            coordinator.handle(message.topic, message.payload, now=time.monotonic())
         while not stop.is_set():
             self._flush(coordinator, link, stop)
             if coordinator.done:

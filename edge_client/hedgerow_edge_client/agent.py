@@ -13,13 +13,14 @@ from pathlib import Path
 from hedgerow_devices import Decision, Governor, Profile, Readings
 from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
 from hedgerow_edge_client.errors import TrainerCrashed
+from hedgerow_edge_client.requests import Progress
 from hedgerow_edge_client.session import ClientSession
 from hedgerow_edge_client.state import ClientState
 from hedgerow_edge_client.task import scan_task
-from hedgerow_edge_client.requests import Progress
 from hedgerow_edge_client.trainer_process import Crashed, Description, Failed, Trained, TrainerProcess
 from hedgerow_transport import (
     BrokerUnreachable,
+    BrokerUrl,
     Connected,
     Disconnected,
     Link,
@@ -27,9 +28,11 @@ from hedgerow_transport import (
     LinkOverflow,
     MqttLink,
     PacketTooLarge,
+    Presence,
     Publication,
     Topics,
     Will,
+    check_name,
 )
 
 # A trainer that has nothing to do gives its memory back after this time.
@@ -39,6 +42,8 @@ TRAINER_POLL_S = 0.02
 LONGEST_SLEEP_S = 1.0
 RETRY_S = 5.0
 DESCRIBE_TIMEOUT_S = 300.0
+# Training that takes longer than this says now and then how far it is.
+PROGRESS_PAUSE_S = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +92,18 @@ class ClientAgent:
         What to run.
     say
         Prints one sentence for the person at the device.
+
+    Raises
+    ------
+    hedgerow_transport.TransportError
+        When a name or the broker's URL cannot be used.
     """
 
     def __init__(self, settings: ClientSettings, *, say: Callable[[str], None]) -> None:
         self._settings = settings
         self._say = say
+        self._name = check_name(settings.name)
+        self._place = BrokerUrl.parse(settings.broker).place
         self._topics = Topics(settings.namespace)
         self._link: Link | None = None
         self._trainer: TrainerProcess | None = None
@@ -100,6 +112,9 @@ class ClientAgent:
         self._try_again_at = 0.0
         self._decision: Decision | None = None
         self._training = False
+        self._was_connected = False
+        self._paused_for = ""
+        self._progress_at = 0.0
 
     def run(self, stop: threading.Event) -> Leave | None:
         """Follow the run; return how it ended, or None when `stop` was set.
@@ -115,17 +130,22 @@ class ClientAgent:
         scan_task(settings.task)
         state = ClientState(settings.directory)
         try:
-            for warning in state.warnings:
-                self._say(warning)
-            description = self._describe()
-            session = self._session(state, description)
-            link = self._connect(session, stop)
+            number = state.next_session()
+            # Before torch is loaded, which takes long on a small device.
+            link = self._connect(number, stop)
             if link is None:
                 return None
             try:
-                return self._follow(link, session, stop)
-            finally:
-                link.close()
+                session = self._session(state, self._describe(), number=number)
+                for warning in state.warnings:
+                    self._say(warning)
+                leave = self._follow(link, session, stop)
+            except BaseException:
+                # Without a farewell the broker publishes the will: the coordinator does not wait for us.
+                link.close(graceful=False)
+                raise
+            link.close()
+            return leave
         finally:
             if self._trainer is not None:
                 self._trainer.close()
@@ -144,27 +164,28 @@ class ClientAgent:
         )
         return description
 
-    def _session(self, state: ClientState, description: Description) -> ClientSession:
+    def _session(self, state: ClientState, description: Description, *, number: int) -> ClientSession:
+        known = {name: value for name, value in Profile.read().to_dict().items() if value is not None}
         return ClientSession(
             self._settings.name,
             layout=description.layout,
             topics=self._topics,
             memory=state,
-            session=state.next_session(),
-            profile=Profile.read().to_dict() | {"samples": description.num_samples},
+            session=number,
+            profile={**known, "samples": description.num_samples},
             jitter=random.random,
             received_bytes=lambda: 0 if self._link is None else self._link.traffic.received_bytes,
             once=self._settings.once,
         )
 
-    def _connect(self, session: ClientSession, stop: threading.Event) -> MqttLink | None:
+    def _connect(self, number: int, stop: threading.Event) -> MqttLink | None:
         settings = self._settings
-        will = session.presence(online=False)
+        gone = Presence(client=self._name, session=number, online=False, profile={})
         link = MqttLink(
             settings.broker,
             client_id=f"hedgerow-{settings.namespace}-{settings.name}",
             filters=self._topics.client_filters(settings.name),
-            will=Will(topic=will.topic, payload=will.payload),
+            will=Will(topic=self._topics.presence(self._name), payload=gone.encode()),
         )
         while not stop.is_set():
             try:
@@ -212,7 +233,9 @@ class ClientAgent:
         if event is None:
             return []
         if isinstance(event, Connected):
-            self._say(f"connected to {self._settings.broker.rsplit('@', 1)[-1]}; waiting for a round")
+            waiting = "" if self._was_connected else "; waiting for a round"
+            self._say(f"connected {'again ' if self._was_connected else ''}to {self._place}{waiting}")
+            self._was_connected = True
             return session.connected(now)
         if isinstance(event, Disconnected):
             if event.fatal:
@@ -235,16 +258,26 @@ class ClientAgent:
             except queue.Empty:
                 return actions
             if isinstance(event, Progress):
+                self._say_progress(event)
                 continue
             self._training, self._trainer_used = False, time.monotonic()
             if isinstance(event, Trained):
                 seconds, loss = event.result.seconds, event.result.loss
-                actions.append(Say(text=f"trained in {seconds:.1f} s, loss {loss:.4f}"))
+                actions.append(Say(text=f"round {event.round}: trained in {seconds:.1f} s, loss {loss:.4f}"))
                 actions += session.trained(event.result, now=time.monotonic())
             elif isinstance(event, Failed):
                 actions += session.training_failed(event.reason)
             elif isinstance(event, Crashed):
                 return actions + session.training_failed(event.reason)
+
+    def _say_progress(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now >= self._progress_at:
+            self._progress_at = now + PROGRESS_PAUSE_S
+            self._say(
+                f"epoch {progress.epoch} of {progress.epochs}, "
+                f"batch {progress.batch:,} of {progress.batches:,}, loss {progress.loss:.4f}"
+            )
 
     def _carry_out(self, actions: Iterable[Action], link: Link) -> Leave | None:
         for action in actions:
@@ -281,16 +314,19 @@ class ClientAgent:
             Readings.take(directory=self._settings.directory), previous=self._decision
         )
         if not self._decision.go:
-            self._say(f"not training now: {self._decision.reason}; looking again in {self._decision.retry_s:.0f} s")
+            # Said once for each cause, not every half minute through a hot night.
+            if self._decision.cause != self._paused_for:
+                self._paused_for = self._decision.cause
+                self._say(f"not training now: {self._decision.reason}")
             self._try_again_at = time.monotonic() + self._decision.retry_s
             return
-        self._waiting = None
+        self._waiting, self._paused_for = None, ""
         try:
             self._open_trainer().start_train(waiting.request)
         except TrainerCrashed as error:
             self._carry_out(session.training_failed(str(error)), link)
             return
-        self._training = True
+        self._training, self._progress_at = True, time.monotonic() + PROGRESS_PAUSE_S
         self._say(f"round {waiting.request.round}: training")
 
     def _open_trainer(self) -> TrainerProcess:

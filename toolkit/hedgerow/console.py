@@ -2,25 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
+
+# Whoever waits for something that does not come, such as a broker or torch, is interrupted after this time.
+PATIENCE_S = 2.0
 
 
 def say(sentence: str) -> None:
-    """Print one sentence with the time of day, at once."""
-    print(f"{time.strftime('%H:%M:%S')}  {sentence}", flush=True)
+    """Print one sentence with the time of day, at once; a reader that has left is no reason to stop."""
+    try:
+        print(f"{time.strftime('%H:%M:%S')}  {sentence}", flush=True)
+    except BrokenPipeError:
+        mute()
 
 
-def stop_on_signals() -> threading.Event:
-    """Return an event that Ctrl-C or SIGTERM sets; a second Ctrl-C ends the process at once."""
+def mute() -> None:
+    """Send what is still to be printed nowhere: the reader of our output (head, less) has left."""
+    with contextlib.suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Give an event that Ctrl-C or SIGTERM sets.
+
+    Where the main thread does not look at it within `PATIENCE_S`, it gets a `KeyboardInterrupt`. A second
+    Ctrl-C ends the process at once.
+    """
     stop = threading.Event()
 
     def wish(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- signal hands it over
         stop.set()
         signal.signal(number, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, wish)
-    return stop
+    handlers = {signal.SIGINT: wish, signal.SIGTERM: wish, signal.SIGALRM: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield stop
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that temporary folders and child processes are cleared away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

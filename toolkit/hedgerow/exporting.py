@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hedgerow.errors import UsageError
 from hedgerow.runs import open_finished_rounds
-from hedgerow_coordinator import CHECK_DATA, RunStore, ServerState, read_test_data
+from hedgerow_coordinator import CHECK_DATA, RunStore, ServerState, read_arrays, read_test_data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +105,9 @@ def read_inputs(store: RunStore, data: Path | None) -> NDArray[np.generic] | Non
         path = store.directory / CHECK_DATA
         return read_test_data(path)[0] if path.is_file() else None
     try:
-        with np.load(data, allow_pickle=False) as pack:
-            inputs: NDArray[np.generic] = pack["inputs"]
-            return inputs
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise UsageError(f"{data} is not an .npz file with an array `inputs`: {error}") from error
+        return read_arrays(data, "inputs")[0]
+    except ValueError as error:
+        raise UsageError(f"--data: {error}") from error
 
 
 def _metadata(store: RunStore, round_number: int) -> dict[str, str]:

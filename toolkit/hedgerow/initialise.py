@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from hedgerow.errors import UsageError
 from hedgerow_codecs import Layout, LayoutError, seeded_parameters
-from hedgerow_coordinator import plan_template
+from hedgerow_coordinator import parse_plan, plan_template
 from hedgerow_edge_client import TrainerProcess, scan_task
 
 TEMPLATE_TIMEOUT_S = 600.0
@@ -42,9 +44,13 @@ def initialise(
         When its model cannot be exported.
     """
     scan_task(task)
-    taken = [p for p in (output / "template.onnx", output / "plan.toml", output / "evaluate.npz") if p.exists()]
+    # The numbers are checked before torch is loaded; what the model adds to the plan breaks no rule.
+    parse_plan(plan_template(name=name, rounds=rounds, min_clients=min_clients).encode(), source="")
+    files = (output / "template.onnx", output / "plan.toml", output / "evaluate.npz")
+    taken = [path for path in files if path.exists()]
     if taken and not force:
         raise UsageError(f"{taken[0]} is there already: --force replaces it, --output writes elsewhere")
+    output.mkdir(parents=True, exist_ok=True)
     with TrainerProcess(task, data=data, client="init", threads=1) as trainer:
         description = trainer.describe(timeout_s=TEMPLATE_TIMEOUT_S)
         template = trainer.template(seed=0, timeout_s=TEMPLATE_TIMEOUT_S)
@@ -58,7 +64,6 @@ def initialise(
         metric=description.metric,
         init="seeded" if _can_be_seeded(layout) else "template",
     )
-    output.mkdir(parents=True, exist_ok=True)
     prunable = sum(spec.size for spec in layout.tensors if spec.prunable)
     written = [
         (
@@ -69,8 +74,9 @@ def initialise(
     ]
     if test_data is not None:
         inputs, targets = test_data
-        path = output / "evaluate.npz"
-        np.savez(path, inputs=inputs, targets=targets)
+        buffer = io.BytesIO()
+        np.savez(buffer, inputs=inputs, targets=targets)
+        path = _write(output / "evaluate.npz", buffer.getvalue())
         written.append((path, f"{len(inputs):,} test samples for the gateway"))
     return written
 
@@ -85,6 +91,11 @@ def _can_be_seeded(layout: Layout) -> bool:
 
 def _write(path: Path, data: bytes) -> Path:
     partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
     return path

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from hedgerow.commands import client, coordinator, demo, doctor, export, init, inspect, report, simulate
-from hedgerow.exit_codes import EXPECTED_ERRORS, ExitCode, code_of
+from hedgerow.console import interrupted_by_sigterm, mute
+from hedgerow.exit_codes import EXPECTED_ERRORS, MEANINGS, ExitCode, code_of
 
 COMMANDS = {
     "demo": demo,
@@ -26,7 +27,9 @@ COMMANDS = {
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     root = argparse.ArgumentParser(
-        prog="hedgerow", description="Federated learning with pruning on edge devices."
+        prog="hedgerow",
+        description="Federated learning with pruning on edge devices. A first try: hedgerow demo",
+        epilog=MEANINGS,
     )
     root.add_argument("--version", action="version", version=f"hedgerow {version('hedgerow')}")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -40,17 +43,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parser().parse_args(arguments)
     try:
-        return int(COMMANDS[options.command].run(options))
+        with interrupted_by_sigterm():
+            code = int(COMMANDS[options.command].run(options))
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        # Somebody has read enough; that is no fault.
+        mute()
+        return int(ExitCode.DONE)
     except EXPECTED_ERRORS as error:
-        print(f"hedgerow {options.command}: {error}", file=sys.stderr)
+        print(f"hedgerow {options.command}: {_sentence(error)}", file=sys.stderr)
         return int(code_of(error))
     except KeyboardInterrupt:
         print(f"hedgerow {options.command}: interrupted", file=sys.stderr)
         return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output (head, less) has left; that is no fault.
-        sys.stderr.close()
-        return int(ExitCode.DONE)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 if __name__ == "__main__":

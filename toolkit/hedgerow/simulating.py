@@ -12,6 +12,7 @@ from hedgerow.runs import read_template
 from hedgerow.simulation import Simulation
 from hedgerow_coordinator import Coordinator, Plan, RoundRecord, RunStore, evaluator, open_run
 from hedgerow_edge_client import (
+    Crashed,
     EdgeClientError,
     Failed,
     Progress,
@@ -23,7 +24,7 @@ from hedgerow_edge_client import (
 )
 from hedgerow_export import template_layout, template_parameters
 
-# So many trainers keep torch and their data in memory between rounds; each of more clients starts its own anew.
+# So many trainers keep torch and their data between rounds; where there are more, each is started anew.
 RESIDENT_TRAINERS = 16
 
 
@@ -59,20 +60,27 @@ class TrainerPool:
             name: TrainerProcess(task, data=folder, client=name) for name, folder in folders.items()
         }
         self._workers = ThreadPoolExecutor(workers)
+        self._closing = False
 
     def train(self, requests: Sequence[tuple[str, TrainRequest]]) -> list[TrainResult | str]:
         """Train all; the order of the results is that of the requests."""
         return list(self._workers.map(self._train_one, requests))
 
     def close(self) -> None:
-        """End all processes."""
-        self._workers.shutdown(cancel_futures=True)
+        """End all processes, also those that are at work."""
+        self._closing = True
+        self._workers.shutdown(wait=False, cancel_futures=True)
         for trainer in self._trainers.values():
             trainer.close()
+            # A worker may wait for what will not come any more.
+            trainer.events.put(Crashed(reason="the simulation was stopped"))
+        self._workers.shutdown()
 
     def _train_one(self, wanted: tuple[str, TrainRequest]) -> TrainResult | str:
         name, request = wanted
         trainer = self._trainers[name]
+        if self._closing:
+            return "the simulation was stopped"
         try:
             trainer.start_train(request)
             while isinstance(event := trainer.events.get(), Progress):
@@ -83,7 +91,7 @@ class TrainerPool:
             trainer.stop()
         if isinstance(event, Trained):
             return event.result
-        assert isinstance(event, Failed) or hasattr(event, "reason")
+        assert isinstance(event, Failed | Crashed)
         return str(event.reason)
 
 

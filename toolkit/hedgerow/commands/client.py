@@ -15,22 +15,43 @@ from hedgerow.exit_codes import ExitCode
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the call."""
-    parser.add_argument("task", type=Path, help="the task file; the same as on the gateway")
-    parser.add_argument("--broker", required=True, help="for example mqtt://gateway:1883")
-    parser.add_argument("--data", type=Path, help="folder with this device's data, handed to load_data")
-    parser.add_argument("--name", help="this device's name; default: the host's name")
-    parser.add_argument("--state-dir", type=Path, help="default: ~/.local/share/hedgerow/NAME")
-    parser.add_argument("--namespace", default="default", help="[transport] namespace of the plan")
+    parser.add_argument("task", type=Path, help="the task file, the same that `hedgerow init` was given")
+    parser.add_argument(
+        "--broker",
+        metavar="URL",
+        required=True,
+        help="mqtt://[user:password@]host[:port], such as mqtt://gateway",
+    )
+    parser.add_argument(
+        "--data", metavar="FOLDER", type=Path, help="folder with this device's data, handed to load_data"
+    )
+    parser.add_argument(
+        "--name", help="this device's name, which no other client of the run has; default: the host's name"
+    )
+    parser.add_argument(
+        "--state-dir",
+        metavar="FOLDER",
+        type=Path,
+        help="where the model and an unsent update are kept; default: ~/.local/share/hedgerow/NAME",
+    )
+    parser.add_argument(
+        "--namespace", default="default", help="[transport] namespace of the plan; default: %(default)s"
+    )
     parser.add_argument("--once", action="store_true", help="leave when the run is over")
-    parser.add_argument("--wait", action="store_true", help="keep trying while the broker is away at the start")
-    parser.add_argument("--threads", type=int, help="torch threads; default: one less than there are cores")
+    parser.add_argument(
+        "--wait", action="store_true", help="keep trying while the broker is away at the start"
+    )
+    parser.add_argument(
+        "--threads", metavar="N", type=int, help="torch threads; default: one less than there are cores"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Follow runs until told to stop."""
     from hedgerow_edge_client import ClientAgent, ClientSettings
+    from hedgerow_transport import check_name
 
-    name = options.name or re.sub(r"[^a-z0-9_-]", "-", socket.gethostname().lower())[:32].strip("-_")
+    name = _host_name() if options.name is None else check_name(options.name, what="--name")
     if options.data is not None and not options.data.is_dir():
         raise UsageError(f"--data {options.data} is not a folder")
     if options.threads is not None and not 1 <= options.threads <= 256:
@@ -46,12 +67,20 @@ def run(options: argparse.Namespace) -> int:
         wait_for_broker=options.wait,
         threads=options.threads,
     )
-    leave = ClientAgent(settings, say=say).run(stop_on_signals())
+    with stop_on_signals() as stop:
+        try:
+            leave = ClientAgent(settings, say=say).run(stop)
+        except KeyboardInterrupt:
+            leave = None
     if leave is None:
         say(f"stopped; the state is kept in {settings.directory}: the same command goes on from there")
         return ExitCode.INTERRUPTED
     say(leave.reason)
     return ExitCode.RUN_FAILED if leave.failed else ExitCode.DONE
+
+
+def _host_name() -> str:
+    return re.sub(r"[^a-z0-9_-]", "-", socket.gethostname().lower())[:32].strip("-_") or "device"
 
 
 def _state_home() -> Path:

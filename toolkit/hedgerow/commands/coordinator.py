@@ -16,30 +16,45 @@ from hedgerow.runs import read_template
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the call."""
     parser.add_argument("plan", type=Path, help="the plan.toml that `hedgerow init` wrote")
-    parser.add_argument("--broker", default="mqtt://localhost:1883", help="default: %(default)s")
-    parser.add_argument("--run-dir", type=Path, help="where the run is kept; default: runs/NAME beside the plan")
+    parser.add_argument(
+        "--broker",
+        metavar="URL",
+        default="mqtt://localhost:1883",
+        help="mqtt://[user:password@]host[:port]; default: %(default)s",
+    )
+    parser.add_argument(
+        "--run-dir",
+        metavar="FOLDER",
+        type=Path,
+        help="where the run is kept; default: runs/NAME beside the plan",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Lead the run until its end or a signal."""
     from hedgerow_coordinator import CoordinatorAgent, load_plan, open_run
     from hedgerow_export import template_layout
+    from hedgerow_transport import BrokerUrl
 
+    place = BrokerUrl.parse(options.broker).place
     plan = load_plan(options.plan)
     template = read_template(plan)
     layout = template_layout(template)
     directory = options.run_dir or plan.directory / "runs" / plan.run.name
-    stop = stop_on_signals()
-    with open_run(plan, directory=directory, template=template) as store:
-        say(f"run '{store.run_id}' in {directory}, {layout.num_parameters:,} parameters, {options.broker}")
+    with stop_on_signals() as stop, open_run(plan, directory=directory, template=template) as store:
+        say(f"run '{store.run_id}' in {directory}, {layout.num_parameters:,} parameters, broker {place}")
         agent = CoordinatorAgent(plan, broker=options.broker, store=store, layout=layout, say=say)
-        outcome = agent.run(stop)
-    if outcome.failure:
+        try:
+            outcome = agent.run(stop)
+        except KeyboardInterrupt:
+            outcome = None
+        rounds = sum(record.status == "committed" and record.round > 0 for record in store.rounds())
+    if outcome is not None and outcome.failure:
         say(f"the run failed: {outcome.failure}")
         return ExitCode.RUN_FAILED
-    if not outcome.finished:
+    if outcome is None or not outcome.finished:
         say(
-            f"stopped; {outcome.version} of {plan.run.rounds} rounds are kept in {directory}: "
+            f"stopped; {rounds} of {plan.run.rounds} rounds are kept in {directory}: "
             "the same command goes on from there"
         )
         return ExitCode.INTERRUPTED

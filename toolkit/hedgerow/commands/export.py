@@ -1,7 +1,7 @@
 """Write the pruned model of a run as a checked ONNX file.
 
-The model is made from the run's template, weights and mask, run on real inputs under onnxruntime, and compared
-with a reference; where they disagree nothing is written.
+The model is made from the run's template, weights and mask, run on real inputs under onnxruntime, and
+compared with a reference; where they disagree nothing is written. It may be called while the run goes on.
 """
 
 from __future__ import annotations
@@ -9,15 +9,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hedgerow.console import say
 from hedgerow.exit_codes import ExitCode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the call."""
-    parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("-o", "--output", type=Path, default=Path("model.onnx"), help="default: %(default)s")
-    parser.add_argument("--data", type=Path, help=".npz with `inputs` to check with; default: the plan's test data")
+    parser.add_argument("run", type=Path, help="the run directory")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, default=Path("model.onnx"), help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        type=Path,
+        help=".npz with `inputs` to check with; default: the plan's test data",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,15 +31,16 @@ def run(options: argparse.Namespace) -> int:
     from hedgerow.exporting import export_run
 
     facts = export_run(options.run, output=options.output, data=options.data)
-    say(
-        f"wrote {options.output}: {facts.onnx_bytes:,} bytes, density {facts.density:.3f}, round {facts.round}"
+    print(
+        f"wrote {options.output}: {facts.onnx_bytes:,} bytes, "
+        f"density {facts.density:.3f}, of round {facts.round}"
     )
     agreement = "" if facts.top1_agreement is None else f", top-1 agreement {facts.top1_agreement:.2%}"
-    say(
+    print(
         f"checked on {facts.num_samples} inputs against {facts.reference}: "
         f"largest error {facts.max_abs_error:.1e}{agreement}"
     )
-    say(
+    print(
         "zeros of single weights make the file compressible "
         f"({facts.zip_bytes:,} bytes zipped), not faster under onnxruntime"
     )

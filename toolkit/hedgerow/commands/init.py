@@ -1,7 +1,7 @@
 """Make a plan and an ONNX template from a task file.
 
-Writes plan.toml, template.onnx and, where the task has test data, evaluate.npz. Copy the folder to the gateway:
-nothing else is needed there, and no torch.
+Writes plan.toml, template.onnx and, where the task has test data, evaluate.npz. Copy the folder to the
+gateway: nothing else is needed there, and no torch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import re
 from pathlib import Path
 
-from hedgerow.console import say
 from hedgerow.errors import UsageError
 from hedgerow.exit_codes import ExitCode
 
@@ -18,11 +17,21 @@ from hedgerow.exit_codes import ExitCode
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the call."""
     parser.add_argument("task", type=Path, help="Python file with build_model, load_data and loss")
-    parser.add_argument("--data", type=Path, help="folder handed to load_data and load_test_data")
-    parser.add_argument("--output", type=Path, default=Path("."), help="where to write; default: here")
+    parser.add_argument(
+        "--data", metavar="FOLDER", type=Path, help="folder handed to load_data and load_test_data"
+    )
+    parser.add_argument(
+        "--output", metavar="FOLDER", type=Path, default=Path("."), help="where to write; default: here"
+    )
     parser.add_argument("--name", help="name of the run; default: the task file's name")
-    parser.add_argument("--clients", type=int, default=2, help="clients to wait for; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=20, help="default: %(default)s")
+    parser.add_argument(
+        "--clients",
+        metavar="N",
+        type=int,
+        default=2,
+        help="clients to wait for before the first round; default: %(default)s",
+    )
+    parser.add_argument("--rounds", metavar="N", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="replace files that are there")
 
 
@@ -30,10 +39,12 @@ def run(options: argparse.Namespace) -> int:
     """Write the files."""
     from hedgerow.initialise import initialise
 
-    name = options.name or re.sub(r"[^a-z0-9_-]", "-", options.task.stem.lower()).strip("-_")[:32]
+    name = options.name
+    if name is None:
+        name = re.sub(r"[^a-z0-9_-]", "-", options.task.stem.lower())[:32].strip("-_") or "run"
     if options.data is not None and not options.data.is_dir():
         raise UsageError(f"--data {options.data} is not a folder")
-    say(f"reading {options.task} and exporting its model; the first time takes some seconds")
+    print(f"reading {options.task} and exporting its model ...", flush=True)
     written = initialise(
         options.task,
         data=options.data,
@@ -44,6 +55,9 @@ def run(options: argparse.Namespace) -> int:
         force=options.force,
     )
     for path, meaning in written:
-        say(f"wrote {path}: {meaning}")
-    say(f"next: hedgerow coordinator {options.output / 'plan.toml'} --broker mqtt://localhost:1883")
+        print(f"wrote {path}: {meaning}")
+    print(
+        f"next, on the gateway: hedgerow coordinator {options.output / 'plan.toml'} --broker mqtt://localhost"
+    )
+    print(f"and on each device:   hedgerow client {options.task.name} --broker mqtt://GATEWAY")
     return ExitCode.DONE

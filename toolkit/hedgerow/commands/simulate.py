@@ -1,7 +1,7 @@
 """Run a whole federation on this machine, without a broker, the same each time for a seed.
 
-The coordinator and the client sessions are those of the real thing; only the link is in memory. Each folder in
---data is a client of that name; without folders, --clients gives their number and all share --data.
+The coordinator and the client sessions are those of the real thing; only the link is in memory. Each folder
+in --data is a client of that name; without folders, --clients gives their number and all share --data.
 """
 
 from __future__ import annotations
@@ -14,16 +14,29 @@ from pathlib import Path
 from hedgerow.console import say
 from hedgerow.errors import UsageError
 from hedgerow.exit_codes import ExitCode
+from hedgerow_transport import check_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the call."""
     parser.add_argument("plan", type=Path, help="the plan.toml")
-    parser.add_argument("--task", type=Path, required=True, help="the task file")
-    parser.add_argument("--data", type=Path, help="folder with one folder for each client, or shared by all")
-    parser.add_argument("--clients", type=int, help="number of clients; default: the folders in --data")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="default: %(default)s")
-    parser.add_argument("--run-dir", type=Path, help="where to keep the run; default: nowhere")
+    parser.add_argument("--task", metavar="FILE", type=Path, required=True, help="the task file")
+    parser.add_argument(
+        "--data", metavar="FOLDER", type=Path, help="folder with one folder for each client, or shared by all"
+    )
+    parser.add_argument(
+        "--clients", metavar="N", type=int, help="number of clients; default: the folders in --data"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="clients that train at a time; default: %(default)s",
+    )
+    parser.add_argument(
+        "--run-dir", metavar="FOLDER", type=Path, help="where to keep the run; default: it is not kept"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -47,7 +60,10 @@ def run(options: argparse.Namespace) -> int:
         say(f"the run failed: {facts.failure}")
         return ExitCode.RUN_FAILED
     measured = "not measured (no test data)" if facts.metric is None else f"{facts.metric:.4f}"
-    say(f"finished: {plan.evaluate.metric} {measured}, density {facts.density:.3f}, weights {facts.weights_digest}")
+    say(
+        f"finished: {plan.evaluate.metric} {measured}, density {facts.density:.3f}, "
+        f"weights {facts.weights_digest}"
+    )
     say(
         f"bytes up {facts.uplink_bytes:,}, down {facts.downlink_bytes:,} "
         f"(the coordinator sent {facts.broadcast_bytes:,})"
@@ -65,7 +81,9 @@ def client_folders(data: Path | None, clients: int | None) -> dict[str, Path | N
     """
     if data is not None and not data.is_dir():
         raise UsageError(f"--data {data} is not a folder")
-    folders = [] if data is None else sorted(path for path in data.iterdir() if path.is_dir())
+    folders = [] if data is None else sorted(path for path in data.iterdir() if _is_client(path))
+    for folder in folders:
+        check_name(folder.name, what=f"the folder {folder} cannot be a client's: its name")
     if clients is None:
         if not folders:
             raise UsageError("say how many clients with --clients, or give --data with a folder for each")
@@ -77,3 +95,7 @@ def client_folders(data: Path | None, clients: int | None) -> dict[str, Path | N
     if folders:
         return {path.name: path for path in folders[:clients]}
     return {f"client-{number}": data for number in range(clients)}
+
+
+def _is_client(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith((".", "__"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from hedgerow.demo.digits import write_digits
 from hedgerow.demo.facts import DemoFacts, bytes_by_kind, downlink_bytes
@@ -59,7 +60,7 @@ class DemoSettings:
     compare: bool
 
 
-def run_demo(settings: DemoSettings, *, stop: threading.Event) -> DemoFacts:
+def run_demo(settings: DemoSettings, *, console: Console, stop: threading.Event) -> DemoFacts:
     """Run the demo; `stop` ends it.
 
     Raises
@@ -70,8 +71,8 @@ def run_demo(settings: DemoSettings, *, stop: threading.Event) -> DemoFacts:
         When one of its processes fails.
     """
     started = time.monotonic()
-    table = LiveTable(rounds=settings.rounds)
-    say = table.console.print
+    table = LiveTable(rounds=settings.rounds, console=console)
+    say = console.print
     work = settings.directory
     data = write_digits(work / "data", num_clients=settings.clients, seed=settings.seed)
     say(

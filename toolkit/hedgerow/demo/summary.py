@@ -10,12 +10,13 @@ from rich.table import Table
 from hedgerow.demo.facts import DemoFacts
 
 
-def print_summary(facts: DemoFacts, *, directory: Path) -> None:
+def print_summary(facts: DemoFacts, *, directory: Path, console: Console) -> None:
     """Print the outcome beside dense FedAvg, the bytes by kind, the model, and what to look at next."""
-    console = Console(highlight=False)
     console.print(_comparison(facts))
     console.print(_kinds(facts))
-    agreement = "" if facts.onnx_top1_agreement is None else f", same answer on {facts.onnx_top1_agreement:.1%}"
+    agreement = (
+        "" if facts.onnx_top1_agreement is None else f", same answer on {facts.onnx_top1_agreement:.1%}"
+    )
     console.print(
         f"model      {facts.onnx_path}: {facts.onnx_bytes:,} bytes, density {facts.density:.3f}\n"
         f"checked    onnxruntime against torch on the test set: largest error "

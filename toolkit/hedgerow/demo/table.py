@@ -18,15 +18,19 @@ class LiveTable:
     ----------
     rounds
         How many there will be.
+    console
+        Where to show them.
     """
 
-    def __init__(self, *, rounds: int) -> None:
-        self.console = Console(highlight=False)
+    def __init__(self, *, rounds: int, console: Console) -> None:
+        self.console = console
         self._rounds = rounds
         self._shown = 0
         self._status = ""
         self._records: Sequence[RoundRecord] = ()
-        self._live = Live(self._table(), console=self.console, refresh_per_second=8) if self._is_live else None
+        self._live = (
+            Live(self._table(), console=self.console, refresh_per_second=8) if self._is_live else None
+        )
 
     @property
     def _is_live(self) -> bool:
