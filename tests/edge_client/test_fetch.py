@@ -1,0 +1,126 @@
+"""Collecting blobs out of broadcast chunks."""
+
+import itertools
+
+import pytest
+
+from hedgerow_edge_client.fetch import BLOBS_ASKED_AT_ONCE, FIRST_PAUSE_S, LONGEST_PAUSE_S, Fetch
+from hedgerow_transport import BlobError, BlobRef, Need, Topics, blob_digest, decode_message, indices
+
+DATA = bytes(range(50))
+TOPICS = Topics("t")
+
+
+def ref_of(data, kind="keyframe"):
+    return BlobRef(kind=kind, digest=blob_digest(data), size=len(data))
+
+
+def fetch_of(*blobs, earlier=None, chunk_bytes=16):
+    return Fetch(
+        [ref_of(data) for data in blobs],
+        chunk_bytes=chunk_bytes,
+        topics=TOPICS,
+        jitter=lambda: 0.5,
+        earlier=earlier,
+    )
+
+
+def give(fetch, data, index, *, now=0.0):
+    return fetch.add(blob_digest(data), index, data[16 * index : 16 * index + 16], now=now)
+
+
+def asked(publications):
+    """Return what each request asks for: (digest, chunk numbers)."""
+    assert all(p.topic == TOPICS.need for p in publications)
+    needs = [decode_message(p.payload, Need) for p in publications]
+    return [(need.digest, indices(need.bitmap)) for need in needs]
+
+
+def test_a_blob_is_complete_with_its_last_chunk():
+    fetch = fetch_of(DATA)
+    assert [give(fetch, DATA, index) for index in (3, 0, 0, 2)] == [True] * 4
+    assert not fetch.complete
+    give(fetch, DATA, 1)
+    assert fetch.complete
+    assert fetch.data(blob_digest(DATA)) == DATA
+    assert fetch.wake_at is None
+    assert fetch.tick(99.0) == []
+
+
+def test_foreign_chunks_are_not_ours():
+    fetch = fetch_of(DATA)
+    assert not give(fetch, b"another blob", 0)
+
+
+def test_missing_chunks_are_asked_for_after_silence_with_growing_pauses():
+    fetch = fetch_of(DATA)
+    fetch.start(10.0)
+    assert fetch.wake_at == 10.0 + 1.5 * FIRST_PAUSE_S
+    give(fetch, DATA, 1, now=10.2)
+    assert fetch.tick(10.0 + 1.5 * FIRST_PAUSE_S) == []
+    times = []
+    for _ in range(12):
+        times.append(fetch.wake_at)
+        assert asked(fetch.tick(fetch.wake_at)) == [(blob_digest(DATA), [0, 2, 3])]
+    pauses = [b - a for a, b in itertools.pairwise(times)]
+    assert times[0] == pytest.approx(10.2 + 1.5 * FIRST_PAUSE_S)
+    assert pauses[:3] == pytest.approx([1.5 * FIRST_PAUSE_S * factor for factor in (2, 4, 8)])
+    assert pauses[-1] == pytest.approx(1.5 * LONGEST_PAUSE_S)
+    # A sign of life makes it eager again.
+    give(fetch, DATA, 0, now=1000.0)
+    assert fetch.wake_at == pytest.approx(1000.0 + 1.5 * FIRST_PAUSE_S)
+
+
+def test_only_a_few_blobs_are_asked_for_at_a_time():
+    blobs = [bytes([number]) * 20 for number in range(6)]
+    fetch = fetch_of(*blobs)
+    fetch.start(0.0)
+    give(fetch, blobs[0], 0)
+    give(fetch, blobs[0], 1)
+    first = asked(fetch.tick(5.0))
+    assert [digest for digest, _ in first] == [
+        blob_digest(data) for data in blobs[1 : 1 + BLOBS_ASKED_AT_ONCE]
+    ]
+
+
+def test_a_blob_that_never_comes_out_right_is_asked_for_ever_more_slowly():
+    fetch = fetch_of(DATA)
+    now, pauses = 0.0, []
+    for _ in range(9):
+        for index in (0, 1, 2):
+            give(fetch, DATA, index, now=now)
+        with pytest.raises(BlobError):
+            fetch.add(blob_digest(DATA), 3, b"??", now=now)
+        pauses.append(fetch.wake_at - now)
+        assert asked(fetch.tick(fetch.wake_at))[0][1] == [0, 1, 2, 3]
+        now += 100.0
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(1.5 * LONGEST_PAUSE_S)
+
+
+def test_a_fetch_takes_over_what_the_one_before_has():
+    first = fetch_of(DATA, b"plan")
+    give(first, DATA, 2)
+    give(first, b"plan", 0)
+    second = fetch_of(DATA, b"plan", b"new", earlier=first)
+    assert second.data(blob_digest(b"plan")) == b"plan"
+    second.start(0.0)
+    assert asked(second.tick(9.0)) == [(blob_digest(DATA), [0, 1, 3]), (blob_digest(b"new"), [0])]
+    # Chunks of another size are of no use.
+    third = fetch_of(DATA, earlier=second, chunk_bytes=32)
+    third.start(0.0)
+    assert asked(third.tick(9.0)) == [(blob_digest(DATA), [0, 1])]
+
+
+def test_nothing_to_fetch_is_complete():
+    assert fetch_of().complete
+
+
+def test_more_chunks_than_a_bitmap_holds_are_refused():
+    with pytest.raises(BlobError):
+        Fetch(
+            [BlobRef(kind="mask", digest=bytes(16), size=2**32 - 1)],
+            chunk_bytes=16,
+            topics=TOPICS,
+            jitter=float,
+        )
