@@ -92,7 +92,7 @@ class Federation:
             cohort=encode_cohort(cohort),
             deadline_s=self.plan.cohort.deadline_s,
             chunk_bytes=self.plan.transport.chunk_bytes,
-            reason=reason[:80],
+            reason=reason,
         )
         # QoS 0 like the chunks: brokers keep the order within one QoS only, and a chunk that comes before its
         # manifest would be asked for again. A lost connection loses nothing: see `announce`.

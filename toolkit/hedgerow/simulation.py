@@ -1,7 +1,8 @@
 """A whole federation over the in-memory link: the real coordinator and client sessions, a clock that jumps.
 
 Messages are delivered in one fixed order and training results are handed in by client name, so a simulation
-gives the same weights to the bit each time. Time passes only when nothing else can happen; training takes none.
+gives the same weights to the bit each time. Time passes only when nothing else can happen; training takes
+none.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Simulation:
         namespace: str,
         trainers: Trainers,
         hub: MemoryHub | None = None,
-        on_notice: Callable[[str], None] = lambda sentence: None,
+        on_notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.now = 0.0
         self._idle_looks = 0
