@@ -12,7 +12,8 @@ from pathlib import Path
 
 from hedgerow_devices import Decision, Governor, Profile, Readings
 from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
-from hedgerow_edge_client.errors import TrainerCrashed
+from hedgerow_edge_client.errors import NameTaken, TrainerCrashed
+from hedgerow_edge_client.namesake import INSTANCE, Namesake, Verdict
 from hedgerow_edge_client.requests import Progress
 from hedgerow_edge_client.session import ClientSession
 from hedgerow_edge_client.state import ClientState
@@ -30,6 +31,7 @@ from hedgerow_transport import (
     PacketTooLarge,
     Presence,
     Publication,
+    Received,
     Topics,
     Will,
     check_name,
@@ -42,6 +44,8 @@ TRAINER_POLL_S = 0.02
 LONGEST_SLEEP_S = 1.0
 RETRY_S = 5.0
 DESCRIBE_TIMEOUT_S = 300.0
+# How long a namesake may take to answer before torch is loaded; a later answer counts as well.
+NAMESAKE_WAIT_S = 0.3
 # Training that takes longer than this says now and then how far it is.
 PROGRESS_PAUSE_S = 15.0
 
@@ -105,6 +109,7 @@ class ClientAgent:
         self._name = check_name(settings.name)
         self._place = BrokerUrl.parse(settings.broker).place
         self._topics = Topics(settings.namespace)
+        self._namesake = Namesake(self._name, topics=self._topics)
         self._link: Link | None = None
         self._trainer: TrainerProcess | None = None
         self._trainer_used = 0.0
@@ -136,10 +141,15 @@ class ClientAgent:
             if link is None:
                 return None
             try:
+                early = self._listen(link)
                 session = self._session(state, self._describe(), number=number)
                 for warning in state.warnings:
                     self._say(warning)
-                leave = self._follow(link, session, stop)
+                leave = self._follow(link, session, stop, early=early)
+            except NameTaken:
+                # Neither a farewell nor the will: both would speak for the other one.
+                link.close()
+                raise
             except BaseException:
                 # Without a farewell the broker publishes the will: the coordinator does not wait for us.
                 link.close(graceful=False)
@@ -152,6 +162,20 @@ class ClientAgent:
             state.close()
 
     # -- beginnings -----------------------------------------------------------------------------------
+
+    def _listen(self, link: MqttLink) -> list[LinkEvent]:
+        """Ask whether the name is taken; return what else came in meanwhile."""
+        self._publish(self._namesake.question(), link)
+        early: list[LinkEvent] = []
+        end = time.monotonic() + NAMESAKE_WAIT_S
+        while (rest := end - time.monotonic()) > 0:
+            try:
+                event = link.events.get(timeout=rest)
+            except queue.Empty:
+                break
+            self._heed_namesake(event, session=None)
+            early.append(event)
+        return early
 
     def _describe(self) -> Description:
         settings = self._settings
@@ -172,7 +196,7 @@ class ClientAgent:
             topics=self._topics,
             memory=state,
             session=number,
-            profile={**known, "samples": description.num_samples},
+            profile={**known, "samples": description.num_samples, INSTANCE: self._namesake.token},
             jitter=random.random,
             received_bytes=lambda: 0 if self._link is None else self._link.traffic.received_bytes,
             once=self._settings.once,
@@ -183,8 +207,9 @@ class ClientAgent:
         gone = Presence(client=self._name, session=number, online=False, profile={})
         link = MqttLink(
             settings.broker,
-            client_id=f"hedgerow-{settings.namespace}-{settings.name}",
-            filters=self._topics.client_filters(settings.name),
+            # Two clients of one name must not throw each other out for ever: see `Namesake`.
+            client_id=f"hedgerow-{settings.namespace}-{settings.name}-{self._namesake.token[-8:]}",
+            filters=(*self._topics.client_filters(settings.name), self._namesake.topic),
             will=Will(topic=self._topics.presence(self._name), payload=gone.encode()),
         )
         while not stop.is_set():
@@ -201,8 +226,12 @@ class ClientAgent:
         link.close()
         return None
 
-    def _follow(self, link: MqttLink, session: ClientSession, stop: threading.Event) -> Leave | None:
+    def _follow(
+        self, link: MqttLink, session: ClientSession, stop: threading.Event, *, early: list[LinkEvent]
+    ) -> Leave | None:
         leave: Leave | None = None
+        for event in early:
+            leave = leave or self._carry_out(self._on_event(event, session), link)
         while leave is None and not stop.is_set():
             actions = self._on_event(self._next_event(link, session), session)
             actions += self._on_trainer(session)
@@ -241,7 +270,22 @@ class ClientAgent:
             if event.fatal:
                 return [Leave(reason=event.reason, failed=True)]
             return [Say(text=f"the link is down ({event.reason}); it comes back by itself")]
-        return session.handle(event.topic, event.payload, now=now)
+        return [
+            *self._heed_namesake(event, session=session),
+            *session.handle(event.topic, event.payload, now=now),
+        ]
+
+    def _heed_namesake(self, event: LinkEvent, *, session: ClientSession | None) -> list[Action]:
+        if not isinstance(event, Received):
+            return []
+        verdict = self._namesake.judge(
+            event.topic, event.payload, retained=event.retained, asking=session is None
+        )
+        if verdict is Verdict.TAKEN:
+            raise NameTaken(f"another client has the name '{self._name}': give each device its own --name")
+        if verdict is Verdict.ASKED and session is not None:
+            return [session.presence(online=True)]
+        return []
 
     def _on_trainer(self, session: ClientSession) -> list[Action]:
         trainer = self._trainer

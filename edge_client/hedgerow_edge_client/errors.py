@@ -12,6 +12,7 @@
     ├── TrainerCrashed          the trainer's process died  (torch, memory, the device)
     ├── FrameFault              bytes on the pipe to the trainer that are no frame  (ours)
     ├── StateError              the state directory cannot be read, written or had for ourselves
+    ├── NameTaken               another client of the same name is connected  (user)
     └── ReplicaError            a step that leads to no model  (peer)
 """
 
@@ -118,6 +119,10 @@ class StateError(EdgeClientError):
     def __init__(self, sentence: str, *, path: Path) -> None:
         super().__init__(sentence)
         self.path = path
+
+
+class NameTaken(EdgeClientError):
+    """Another client of the same name is connected to the broker."""
 
 
 class ReplicaError(EdgeClientError):
