@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from hedgerow_codecs import Layout, Mask, TensorSpec, codec_from_config, encode_mask
+from hedgerow_codecs.stages.models import excess_model, level_model, magnitude_model, sign_model
+from hedgerow_codecs.stages.rans import decode_symbols, encode_symbols, grid_shape
+from hedgerow_codecs.stages.reader import Reader, write_section
 
 
 class Bytes:
@@ -49,11 +52,18 @@ def frequencies(seen: list[int], prior: list[int]) -> list[int]:
 
 def section(data: Bytes, bases: list[int], model: dict, lanes: int | None, cargo: bytearray) -> list[int]:
     count = len(bases)
-    lanes = -(-count // 1024) if lanes is None else lanes
+    lanes = (1 if count <= 16384 else -(-count // 1024)) if lanes is None else lanes
     steps = -(-count // lanes)
+    assert steps <= (131072 if lanes == 1 else 16384)
     lanes = -(-count // steps)
     num_words = data.varint()
-    x = list(struct.unpack(f"<{lanes}I", data.take(4 * lanes)))
+    lengths = [nibble + 16 for pair in data.take(-(-lanes // 2)) for nibble in (pair & 15, pair >> 4)][:lanes]
+    packed = int.from_bytes(data.take(-(-sum(lengths) // 8)), "little")
+    x = []
+    for length in lengths:
+        x.append(1 << length | packed % (1 << length))
+        packed >>= length
+    assert packed == 0
     words = list(struct.unpack(f"<{num_words}H", data.take(2 * num_words)))
     history = [0] * lanes
     symbols: list[list[int]] = [[] for _ in range(lanes)]
@@ -70,7 +80,7 @@ def section(data: Bytes, bases: list[int], model: dict, lanes: int | None, cargo
         for lane in range(lanes):
             if lane * steps + step >= count:
                 continue
-            context = (bases[lane * steps + step], model["memory"](history[lane]))
+            context = (bases[lane * steps + step], history[lane])
             if context not in tables:
                 prior = [model["prior"](*context, s) for s in range(model["alphabet"])]
                 tables[context] = frequencies(seen.get(context, [0] * model["alphabet"]), prior)
@@ -83,7 +93,8 @@ def section(data: Bytes, bases: list[int], model: dict, lanes: int | None, cargo
                 x[lane] = x[lane] * 2**16 + words.pop(0)
             history[lane] = model["history"](history[lane], symbol)
             symbols[lane].append(symbol)
-            pending.append((context, symbol))
+            if lane % max(lanes // 256, 1) == 0:
+                pending.append((context, symbol))
     assert not words
     for state in x:
         assert state >> 16 == 1
@@ -91,8 +102,8 @@ def section(data: Bytes, bases: list[int], model: dict, lanes: int | None, cargo
     return [symbol for lane in symbols for symbol in lane]
 
 
-def magnitude_prior(base: int, memory: int, symbol: int) -> int:
-    octave = base + 1 + memory - 9
+def magnitude_prior(base: int, history: int, symbol: int) -> int:
+    octave = base - 8 + [0, 1, 1, 2][history]
     if octave < 0:
         nonzero = 5 * 65536 // 2 ** (3 - octave)
         ones, twos = 5 * nonzero // 8, nonzero // 4
@@ -107,25 +118,21 @@ def magnitude_prior(base: int, memory: int, symbol: int) -> int:
 LEVELS = {
     "alphabet": 16,
     "history": lambda h, s: s,
-    "memory": lambda h: h,
-    "prior": lambda base, memory, s: max(64, 2**14 // 4 ** abs(s - memory)),
+    "prior": lambda base, h, s: max(64, 2**14 // 4 ** abs(s - h)),
 }
 MAGNITUDES = {
     "alphabet": 4,
-    "history": lambda h, s: 3 * min(s, 2) + h // 3,
-    "memory": lambda h: min(2, h // 3 + h % 3),
+    "history": lambda h, s: [int(h > 1), 2, 3, 3][s],
     "prior": magnitude_prior,
 }
 EXCESSES = {
     "history": lambda h, s: 0,
-    "memory": lambda h: 0,
-    "prior": lambda base, memory, s: max(1, 65536 // 2 ** min(s + 1, 15)),
+    "prior": lambda base, h, s: max(1, 65536 // 2 ** min(s + 1, 15)),
 }
 SIGNS = {
     "alphabet": 2,
     "history": lambda h, s: (2 * h + s) % 16,
-    "memory": lambda h: h,
-    "prior": lambda base, memory, s: 32768,
+    "prior": lambda base, h, s: 32768,
 }
 
 
@@ -189,6 +196,29 @@ def coded_integers(data: Bytes, mask: Mask, *, signed: bool = True) -> list[int]
     negative = iter(signs)
     codes = iter([-m if m and next(negative) else m for m in magnitudes])
     return [next(codes) if c else 0 for c in of_entries]
+
+
+@pytest.mark.parametrize(("count", "lanes"), [(1, 1), (900, 1), (900, 7), (5000, 40), (9000, 600)])
+def test_sections_read_the_same_from_the_specification(count: int, lanes: int) -> None:
+    rng = np.random.default_rng(13)
+    models = (
+        (level_model(), LEVELS, 2),
+        (magnitude_model(), MAGNITUDES, 13),
+        (excess_model(9), {**EXCESSES, "alphabet": 9}, 13),
+        (sign_model(), SIGNS, 1),
+    )
+    for model, literal, num_bases in models:
+        bases = rng.integers(0, num_bases, count).astype(np.uint8)
+        symbols = np.minimum(rng.geometric(0.4 + bases / 40) - 1, literal["alphabet"] - 1).astype(np.uint8)
+        used = grid_shape(count, lanes)[1]
+        stowed = rng.integers(0, 2**16, used).astype(np.uint16)
+        data = write_section(*encode_symbols(symbols, bases, model=model, lanes=used, stowed=stowed))
+        cargo = bytearray()
+        assert section(Bytes(data), bases.tolist(), literal, lanes, cargo) == symbols.tolist()
+        assert bytes(cargo) == stowed.astype("<u2").tobytes()
+        found, carried = decode_symbols(*Reader(data).section(lanes=used), bases, model=model)
+        assert np.array_equal(found, symbols)
+        assert np.array_equal(carried, stowed)
 
 
 def model_of(rng: np.random.Generator, density: float) -> Mask:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hedgerow_codecs.errors import PayloadError
 from hedgerow_codecs.mask import Mask
+from hedgerow_codecs.stages.adaptive import Model
 from hedgerow_codecs.stages.energy import EVEN, Levels, fit_all_levels, geometry, live_classes
 from hedgerow_codecs.stages.magnitude import (
     FIRST_BUCKETED,
@@ -23,12 +24,15 @@ from hedgerow_codecs.stages.magnitude import (
     unbucket,
 )
 from hedgerow_codecs.stages.models import excess_model, level_model, magnitude_model, sign_model
-from hedgerow_codecs.stages.rans import Model, decode_symbols, encode_symbols, grid_shape
-from hedgerow_codecs.stages.reader import Cargo, Reader, varint
+from hedgerow_codecs.stages.rans import MAX_STEPS_ALONE, decode_symbols, encode_symbols, grid_shape
+from hedgerow_codecs.stages.reader import Cargo, Reader, varint, write_section
 from hedgerow_codecs.stages.signal import Signal
 
 _SYMBOLS_PER_LANE = 1024
-_MIN_STEPS, _LONG_STEPS, _MAX_STEPS = 512, 3072, 8192
+_ONE_BY_ONE = 1 << 14
+_MIN_STEPS, _LONG_STEPS = 384, 4096
+_CARGO_FOR_EACH = 6
+_FASTER = 28
 _SMALL = 1 << 16
 _FEW_LEVELS = _FEW_EXCESSES = 32
 _FEW_SIGNS = 128
@@ -62,7 +66,9 @@ class ContextCoder:
         told = classes > 0
         symbols = np.zeros(signal.mask.num_live, np.uint8)
         symbols[signal.positions] = np.minimum(magnitudes, FIRST_BUCKETED)
-        symbols, bases = symbols[told], classes[told] - np.uint8(1)
+        bases = classes - np.uint8(1)
+        if not told.all():
+            symbols, bases = symbols[told], bases[told]
         large = magnitudes >= FIRST_BUCKETED
         buckets, lows = bucket(magnitudes[large] - FIRST_BUCKETED)
 
@@ -127,15 +133,15 @@ def _write(
     lanes: int | None = None,
 ) -> bytes:
     lanes = _few_lanes(symbols.size) if lanes is None else lanes
-    coded = encode_symbols(symbols, bases, model=model, lanes=lanes, stowed=cargo.take(lanes))
-    return varint((len(coded) - 4 * lanes) // 2) + coded
+    states, words = encode_symbols(symbols, bases, model=model, lanes=lanes, stowed=cargo.take(lanes))
+    return write_section(states, words)
 
 
 def _read(
     reader: Reader, bases: NDArray[np.uint8], *, model: Model, lanes: int | None = None
 ) -> NDArray[np.uint8]:
     lanes = _few_lanes(bases.size) if lanes is None else grid_shape(bases.size, lanes)[1]
-    symbols, stowed = decode_symbols(reader.section(lanes=lanes), bases, model=model, lanes=lanes)
+    symbols, stowed = decode_symbols(*reader.section(lanes=lanes), bases, model=model)
     reader.stow(stowed)
     return symbols
 
@@ -143,16 +149,18 @@ def _read(
 def _choose_lanes(count: int, *, cargo: Cargo) -> int:
     """Choose how many lanes code the magnitudes.
 
-    More are faster, but each wastes about a byte, and three if it has no cargo: a large message must not take
-    too many steps, a small one has no bytes to waste.
+    A lane wastes half a byte, and two more if it has no cargo. Few symbols are coded one by one in plain
+    Python; with many, the more lanes there are, the fewer steps of numpy calls.
     """
-    fewest, most = -(-count // _MAX_STEPS), -(-count // _MIN_STEPS)
-    swift = min(cargo.lanes, -(-count // _LONG_STEPS)) if count > _SMALL else 0
-    return min(max(cargo.lanes // 16, swift, fewest), most)
+    fewest, most = -(-count // _LONG_STEPS), -(-count // _MIN_STEPS)
+    lanes = min(max(cargo.lanes // _CARGO_FOR_EACH, fewest), most)
+    alone = count <= _ONE_BY_ONE or (lanes < _FASTER and count <= MAX_STEPS_ALONE)
+    return 1 if alone else lanes
 
 
 def _few_lanes(count: int) -> int:
-    return grid_shape(count, -(-count // _SYMBOLS_PER_LANE))[1]
+    lanes = 1 if count <= _ONE_BY_ONE else -(-count // _SYMBOLS_PER_LANE)
+    return grid_shape(count, lanes)[1]
 
 
 def _write_signs(negative: NDArray[np.bool_]) -> bytes:
@@ -161,9 +169,8 @@ def _write_signs(negative: NDArray[np.bool_]) -> bytes:
 
 
 def _read_signs(reader: Reader, *, count: int) -> NDArray[np.bool_]:
-    lanes = _few_lanes(count)
-    data = reader.section(lanes=lanes)
-    symbols, stowed = decode_symbols(data, np.zeros(count, np.uint8), model=sign_model(), lanes=lanes)
+    states, words = reader.section(lanes=_few_lanes(count))
+    symbols, stowed = decode_symbols(states, words, np.zeros(count, np.uint8), model=sign_model())
     if np.any(stowed):
         raise PayloadError("lanes of signs carry cargo")
     return symbols.astype(np.bool_)

@@ -98,10 +98,16 @@ def fit_levels(
         return Levels(rows=np.zeros(1, np.uint8), columns=np.full(1, EVEN, np.uint8))
     rows, columns, cell = geometry(tensor)
     # Magnitudes weigh no more than 16: one outlier must not raise the level of its row.
+    mass = np.minimum(magnitudes, 16).astype(np.float64)
+    cells = places // cell
+    of_rows = cells // columns
+    of_columns = cells - of_rows * columns
     codes = _Codes(
-        rows=places // (columns * cell),
-        columns=places // cell % columns,
-        mass=np.minimum(magnitudes, 16).astype(np.float64),
+        rows=of_rows,
+        columns=of_columns,
+        mass=mass,
+        of_rows=np.bincount(of_rows, mass, minlength=rows).astype(np.float64),
+        of_columns=np.bincount(of_columns, mass, minlength=columns).astype(np.float64),
         room=_room(live, rows=rows, columns=columns, cell=cell),
         shape=(rows, columns),
     )
@@ -110,6 +116,8 @@ def fit_levels(
         for by_row in ((False, True) if rows > 1 and not flat else (False,))
         for by_column in ((False, True) if columns > 1 and not flat else (False,))
     ]
+    if len(candidates) == 1:
+        return candidates[0]
     return min(candidates, key=lambda levels: _cost(levels, codes=codes))
 
 
@@ -120,6 +128,8 @@ class _Codes:
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
     mass: NDArray[np.float64]
+    of_rows: NDArray[np.float64]
+    of_columns: NDArray[np.float64]
     room: NDArray[np.float32] | int
     shape: tuple[int, int]
 
@@ -145,10 +155,12 @@ class _Codes:
         return _sum_by_class(np.broadcast_to(levels.classes(), self.shape), self.room)
 
     def mass_of_classes(self, levels: Levels) -> NDArray[np.float64]:
-        of_rows = levels.rows[self.rows if levels.rows.size > 1 else 0]
-        of_columns = levels.columns[self.columns if levels.columns.size > 1 else 0]
-        classes = np.broadcast_to(_class_table()[of_rows, of_columns], self.mass.shape)
-        return _sum_by_class(classes, self.mass)
+        if levels.columns.size == 1:
+            masses = self.of_rows if levels.rows.size > 1 else self.of_rows.sum(keepdims=True)
+            return _sum_by_class(levels.classes(), masses)
+        if levels.rows.size == 1:
+            return _sum_by_class(levels.classes(), self.of_columns)
+        return _sum_by_class(_class_table()[levels.rows[self.rows], levels.columns[self.columns]], self.mass)
 
 
 def _sum_by_class(classes: NDArray[np.uint8], weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -165,13 +177,13 @@ def _levels(codes: _Codes, *, by_row: bool, by_column: bool) -> Levels:
     column_levels = np.full(1, EVEN, np.uint8)
     weights = np.ones(1)
     if by_column:
-        found = np.bincount(codes.columns, codes.mass, minlength=codes.shape[1])
+        found = codes.of_columns
         fair = codes.room_of_columns()
         fair *= found.sum() / fair.sum()
         octaves = np.rint(np.log2((found + _SHRINK) / (fair + _SHRINK)))
         column_levels = np.where(found > 0, np.clip(octaves + EVEN, 1, NUM_LEVELS - 1), 0).astype(np.uint8)
         weights = np.where(found > 0, np.exp2(column_levels - float(EVEN)), 0)
-    found = np.bincount(codes.rows, codes.mass, minlength=codes.shape[0])
+    found = codes.of_rows
     fair = codes.room_of_rows(weights)
     if not by_row:
         found, fair = found.sum(keepdims=True), fair.sum(keepdims=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow_codecs.errors import PayloadError
-from hedgerow_codecs.stages.reader import Reader
+from hedgerow_codecs.stages.reader import Reader, bit_places
 
 FIRST_BUCKETED = 3
 _DIRECT = 4
@@ -22,7 +22,7 @@ def bucket(excess: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.boo
     exponents = np.frexp(excess.astype(np.float64))[1] - 1
     halves = excess >> np.maximum(exponents - 1, 0) & 1
     buckets = np.where(excess < _DIRECT, excess, _DIRECT + 2 * (exponents - 2) + halves).astype(np.uint8)
-    owners, places = _bit_places(low_bits(buckets))
+    owners, places = bit_places(low_bits(buckets))
     return buckets, (excess[owners] >> places & 1).astype(np.bool_)
 
 
@@ -31,7 +31,7 @@ def unbucket(buckets: NDArray[np.uint8], raw: NDArray[np.bool_]) -> NDArray[np.i
     wide = buckets.astype(np.int64)
     counts = low_bits(buckets)
     excess: NDArray[np.int64] = np.where(wide < _DIRECT, wide, (2 + (wide & 1)) << counts)
-    owners, places = _bit_places(counts)
+    owners, places = bit_places(counts)
     np.add.at(excess, owners, raw.astype(np.int64) << places)
     return excess
 
@@ -60,9 +60,3 @@ def low_bits(buckets: NDArray[np.uint8]) -> NDArray[np.int64]:
         raise PayloadError(f"there is no bucket {buckets.max()}")
     counts: NDArray[np.int64] = np.maximum((buckets.astype(np.int64) - _DIRECT >> 1) + 1, 0)
     return counts
-
-
-def _bit_places(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    owners = np.repeat(np.arange(counts.size), counts)
-    places = np.arange(owners.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    return owners, places

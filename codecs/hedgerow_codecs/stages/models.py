@@ -8,35 +8,33 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from hedgerow_codecs.stages.adaptive import Model
 from hedgerow_codecs.stages.energy import NUM_CLASSES, NUM_LEVELS, UNIT_CLASS
 from hedgerow_codecs.stages.magnitude import FIRST_BUCKETED
-from hedgerow_codecs.stages.rans import Model
 
 _WEIGHT = 16 << 12  # a prior counts like 16 symbols seen
-_NUM_MEMORIES = 3
 _SIGNS_REMEMBERED = 4
 
 
 @cache
 def magnitude_model() -> Model:
     """Return the model of magnitudes 0, 1, 2 and more: class, and the two magnitudes before."""
-    alphabet = FIRST_BUCKETED + 1
-    prior = np.zeros((NUM_CLASSES - 1, _NUM_MEMORIES, alphabet), np.int64)
-    for base in range(NUM_CLASSES - 1):
-        for memory in range(_NUM_MEMORIES):
-            prior[base, memory] = _spread(base + 1 + memory - UNIT_CLASS)
-    next_state, memory_of = _two_before(alphabet)
-    return Model(prior=prior, next_state=next_state, memory=memory_of)
+    expected = (0, 1, 1, 2)  # octaves above the class
+    prior = [
+        [_spread(base + 1 + octave - UNIT_CLASS) for octave in expected] for base in range(NUM_CLASSES - 1)
+    ]
+    # Two zeros; a zero, and not before it; 1; more. From there, by symbol:
+    next_history = [[0, 2, 3, 3], [0, 2, 3, 3], [1, 2, 3, 3], [1, 2, 3, 3]]
+    return Model(prior=np.array(prior, np.int64), next_history=np.array(next_history, np.uint8), depth=2)
 
 
 @cache
 def excess_model(alphabet: int) -> Model:
-    """Return the model of buckets: class, and the two buckets before."""
+    """Return the model of buckets: class only."""
     halving = np.maximum(_WEIGHT >> np.minimum(np.arange(alphabet) + 1, 15), 1)
     prior = np.broadcast_to(halving, (NUM_CLASSES - 1, 1, alphabet)).astype(np.int64)
-    return Model(prior=prior, next_state=np.zeros((1, alphabet), np.uint8), memory=np.zeros(1, np.uint8))
+    return Model(prior=prior, next_history=np.zeros((1, alphabet), np.uint8), depth=0)
 
 
 @cache
@@ -45,8 +43,8 @@ def level_model() -> Model:
     levels = np.arange(NUM_LEVELS)
     near = np.maximum(_WEIGHT // 4 >> 2 * np.abs(levels[:, None] - levels[None, :]), 64)
     prior = np.broadcast_to(near, (2, NUM_LEVELS, NUM_LEVELS)).astype(np.int64)
-    next_state = np.broadcast_to(levels, (NUM_LEVELS, NUM_LEVELS)).astype(np.uint8)
-    return Model(prior=prior, next_state=next_state, memory=levels.astype(np.uint8))
+    next_history = np.broadcast_to(levels, (NUM_LEVELS, NUM_LEVELS)).astype(np.uint8)
+    return Model(prior=prior, next_history=next_history, depth=1)
 
 
 @cache
@@ -55,10 +53,10 @@ def sign_model() -> Model:
 
     Rows of a weight gradient are sums of few outer products of one sign each, hence the runs.
     """
-    states = np.arange(1 << _SIGNS_REMEMBERED)
-    next_state = np.stack([states << 1, states << 1 | 1], axis=1) & (states.size - 1)
-    prior = np.full((1, states.size, 2), _WEIGHT // 2, np.int64)
-    return Model(prior=prior, next_state=next_state.astype(np.uint8), memory=states.astype(np.uint8))
+    histories = np.arange(1 << _SIGNS_REMEMBERED)
+    next_history = np.stack([histories << 1, histories << 1 | 1], axis=1) & (histories.size - 1)
+    prior = np.full((1, histories.size, 2), _WEIGHT // 2, np.int64)
+    return Model(prior=prior, next_history=next_history.astype(np.uint8), depth=_SIGNS_REMEMBERED)
 
 
 def _spread(octave: int) -> list[int]:
@@ -76,12 +74,3 @@ def _spread(octave: int) -> list[int]:
         weights.append(rest // (1 + (1 << octave)))
         rest -= weights[-1]
     return [*weights, rest]
-
-
-def _two_before(alphabet: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return states that keep the last two symbols up to 2, and their memories: sums of 0, 1, more."""
-    states = np.arange(9)
-    symbols = np.minimum(np.arange(alphabet), 2)
-    next_state = (symbols[None, :] * 3 + states[:, None] // 3).astype(np.uint8)
-    memory = np.minimum(states // 3 + states % 3, _NUM_MEMORIES - 1).astype(np.uint8)
-    return next_state, memory

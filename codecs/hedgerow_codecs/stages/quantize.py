@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from hedgerow_codecs.errors import PayloadError
 from hedgerow_codecs.grid import MAX_CODE, MAX_MAGNITUDE, NUM_STEPS, grid_index, grid_steps
+from hedgerow_codecs.stages.adaptive import count_small
 from hedgerow_codecs.stages.energy import NUM_CLASSES, fit_all_levels, live_classes
-from hedgerow_codecs.stages.rans import count_small
 from hedgerow_codecs.stages.signal import Signal
 
 _NO_STEP = 0xFFFF
 _PER_TENSOR = b"\xff\xff"
 _BLOCK = 1 << 18
 _MAX_CODE_BITS = 14.0
+_SAMPLE_BITS = 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,9 @@ def _round_outside(
 
 def _code_bits(classes: NDArray[np.uint8], of_codes: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return how many bits more a code takes than a zero in its class, shape of `of_codes`."""
-    rooms = count_small(classes, size=NUM_CLASSES) + 1
+    apart = max(classes.size >> _SAMPLE_BITS, 1)  # an estimate will do
+    rooms = count_small(classes[::apart], size=NUM_CLASSES) * apart + 1
+    rooms = np.maximum(rooms, count_small(of_codes, size=NUM_CLASSES) + 1)
     share = (count_small(of_codes, size=NUM_CLASSES) + 0.5) / rooms
     bits: NDArray[np.float64] = np.clip(np.log2((1 - share) / share) + 1, 0, _MAX_CODE_BITS)
     return bits[of_codes]
