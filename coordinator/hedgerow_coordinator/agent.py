@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from hedgerow_codecs import Layout
 from hedgerow_coordinator.coordinator import Coordinator
-from hedgerow_coordinator.durable_file import write_durably
 from hedgerow_coordinator.errors import CoordinatorError, StoreError, StoreNotFound
 from hedgerow_coordinator.evaluation import evaluator, read_test_data
 from hedgerow_coordinator.plan import Plan
@@ -34,6 +33,7 @@ from hedgerow_transport import (
     Traffic,
     Will,
     decode_message,
+    write_durably,
 )
 
 LONGEST_SLEEP_S = 0.5

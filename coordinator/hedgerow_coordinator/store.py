@@ -21,7 +21,6 @@ from pathlib import Path
 from types import TracebackType
 
 from hedgerow_coordinator.checkpoint import ServerState, decode_checkpoint, encode_checkpoint
-from hedgerow_coordinator.durable_file import UNFINISHED, sync_directory, write_durably
 from hedgerow_coordinator.errors import (
     PlanError,
     StoreDamaged,
@@ -34,7 +33,7 @@ from hedgerow_coordinator.journal import Journal, RunFacts, create_journal
 from hedgerow_coordinator.plan import Plan, load_plan, parse_plan
 from hedgerow_coordinator.records import ClientSummary, EventRecord, RoundRecord, StoredUpdate, UpdateRecord
 from hedgerow_coordinator.run_lock import RunLock
-from hedgerow_transport import BlobStore
+from hedgerow_transport import UNFINISHED, BlobStore, sync_directory, write_durably
 
 KEPT_CHECKPOINTS = 3
 _PLAN, _TEMPLATE, _JOURNAL, _LOCK = "plan.toml", "template.onnx", "journal.sqlite", "lock"

@@ -6,7 +6,6 @@ file ``session`` of the same form counts the starts. Both are replaced whole or 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -22,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow_edge_client.errors import StateError
+from hedgerow_transport import write_durably
 
 MAGIC = b"HGSTATE1"
 _DIGEST_BYTES = 16
 _SNAPSHOT, _SESSION, _LOCK = "snapshot", "session", "lock"
-_UNFINISHED, _DAMAGED = ".unfinished", ".damaged"
+_DAMAGED = ".damaged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -229,7 +229,7 @@ class ClientState:
         path = self.directory / name
         digest = blake2b(body, digest_size=_DIGEST_BYTES).digest()
         try:
-            _write_durably(path, MAGIC + digest + body)
+            write_durably(path, MAGIC + digest + body)
         except OSError as error:
             raise _state_error(error, f"{path} cannot be written", path) from error
 
@@ -257,26 +257,6 @@ class MemoryState:
 
     def close(self) -> None:
         """Do nothing."""
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(path.name + _UNFINISHED)
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise
-    # Without this the rename itself may be lost in a power cut.
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _state_error(error: OSError, what: str, path: Path) -> StateError:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from hedgerow_codecs import Layout, Mask, TensorSpec
-from hedgerow_coordinator import durable_file
 from hedgerow_coordinator.checkpoint import ServerState, decode_checkpoint, encode_checkpoint
 from hedgerow_coordinator.errors import (
     PlanError,
@@ -27,6 +26,7 @@ from hedgerow_coordinator.errors import (
 from hedgerow_coordinator.plan import parse_plan
 from hedgerow_coordinator.records import RoundRecord, UpdateRecord
 from hedgerow_coordinator.store import RunStore
+from hedgerow_transport import durable_file
 
 PLAN = b'# mine\n[run]\nname = "digits"\n'
 LAYOUT = Layout(

@@ -229,7 +229,7 @@ def test_store_survives_a_restart_and_finds_rot(tmp_path: Path) -> None:
 def test_keep_sweeps_up_interrupted_writes(tmp_path: Path) -> None:
     store = BlobStore(tmp_path)
     digest = store.put(b"data")
-    (tmp_path / "x.tmp").write_bytes(b"half")
+    (tmp_path / "x.unfinished").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("not ours")
     store.keep([digest])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([f"{digest.hex()}.blob", "notes.txt"])

@@ -8,6 +8,7 @@ from hedgerow_transport.broker import Broker, start_broker
 from hedgerow_transport.broker_url import BrokerUrl
 from hedgerow_transport.child import die_with_parent
 from hedgerow_transport.chunk import CHUNK_HEADER_BYTES, decode_chunk, encode_chunk
+from hedgerow_transport.durable_file import UNFINISHED, sync_directory, write_durably
 from hedgerow_transport.errors import (
     BlobError,
     BrokerError,
@@ -83,6 +84,7 @@ __all__ = [
     "MIN_CHUNK_BYTES",
     "NAME_PATTERN",
     "TOPIC_ROOT",
+    "UNFINISHED",
     "UP_KINDS",
     "Accept",
     "Ack",
@@ -148,5 +150,7 @@ __all__ = [
     "probe_broker",
     "publish_bytes",
     "start_broker",
+    "sync_directory",
     "union",
+    "write_durably",
 ]

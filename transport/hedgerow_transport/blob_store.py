@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from hedgerow_transport.blob import blob_digest
+from hedgerow_transport.durable_file import UNFINISHED, write_durably
 from hedgerow_transport.errors import BlobError
 
 _SUFFIX = ".blob"
-_UNFINISHED = ".tmp"
 
 
 class BlobStore:
@@ -42,7 +40,7 @@ class BlobStore:
             self._blobs[digest] = bytes(data)
         elif not self._intact(digest):
             try:
-                _write_synced(self._path(self._directory, digest), data)
+                write_durably(self._path(self._directory, digest), data)
             except OSError as error:
                 raise BlobError(f"cannot write blob {digest.hex()} to {self._directory}: {error}") from error
         return digest
@@ -90,7 +88,7 @@ class BlobStore:
         if self._directory is not None:
             names = {digest.hex() + _SUFFIX for digest in kept}
             for path in self._directory.iterdir():
-                if path.suffix in (_SUFFIX, _UNFINISHED) and path.name not in names:
+                if path.suffix in (_SUFFIX, UNFINISHED) and path.name not in names:
                     path.unlink(missing_ok=True)
 
     def _intact(self, digest: bytes) -> bool:
@@ -103,21 +101,3 @@ class BlobStore:
     @staticmethod
     def _path(directory: Path, digest: bytes) -> Path:
         return directory / (digest.hex() + _SUFFIX)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, suffix=_UNFINISHED)
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
