@@ -104,12 +104,12 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         check_range("epochs", self.epochs, least=1, most=1000)
         check_range("batch_size", self.batch_size, least=1, most=65536)
-        check_range("learning_rate", self.learning_rate, above=0)
+        check_range("learning_rate", self.learning_rate, above=0, most=1e6)
         check_range("learning_rate_decay", self.learning_rate_decay, above=0, most=1)
         check_range("momentum", self.momentum, least=0, below=1)
-        check_range("weight_decay", self.weight_decay, least=0)
-        check_range("proximal_mu", self.proximal_mu, least=0)
-        check_range("max_seconds", self.max_seconds, least=0)
+        check_range("weight_decay", self.weight_decay, least=0, most=1e6)
+        check_range("proximal_mu", self.proximal_mu, least=0, most=1e6)
+        check_range("max_seconds", self.max_seconds, least=0, most=1e8)
 
     def learning_rate_at(self, round_number: int) -> float:
         """Return the devices' learning rate in a round, from 1."""

@@ -47,7 +47,7 @@ policy = "server"            # "none" keeps every weight
 score = "magnitude"          # what a weight is worth
 budget = "erk"               # how many each tensor keeps: "erk", "uniform" or "global"
 schedule = "cubic"           # "cubic", "one-shot" (at start_round) or "constant" (from round 1)
-density = 0.2                # live weights over all parameters at the end
+density = {density:<18} # live weights over all parameters at the end
 initial_density = 1.0        # the same before start_round
 start_round = {start_round}
 end_round = {end_round}
@@ -73,6 +73,7 @@ def plan_template(
     has_test_data: bool = False,
     metric: str = "accuracy",
     init: str = "seeded",
+    density: float = 0.2,
 ) -> str:
     """Write a commented plan that `parse_plan` reads back.
 
@@ -90,6 +91,8 @@ def plan_template(
         The metric's name.
     init : str
         Where the first weights come from; see `ModelSettings`.
+    density : float
+        At the end, in (0, 1]; a small model cannot have the usual one.
     """
     start_round = min(2, rounds)
     data = 'data = "evaluate.npz"        # arrays `inputs` and `targets`'
@@ -102,5 +105,6 @@ def plan_template(
         data=data if has_test_data else f"# {data}",
         metric=metric,
         init=init,
+        density=density,
         gap=" " * (20 - len(init)),
     )

@@ -2,15 +2,17 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hedgerow.main import main
 from hedgerow_codecs import Layout, Mask, TensorSpec
 from hedgerow_coordinator import RoundRecord, RunStore, ServerState, UpdateRecord
+from hedgerow_transport import Broker, BrokerMissing, start_broker
 
 LAYOUT = Layout(
     tensors=(
@@ -116,3 +118,32 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_run(finished_run: Path, tmp_path: Path) -> Path:
     """Return a copy of `finished_run` that a test may change."""
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+TASK = Path(__file__).with_name("federation_task.py")
+
+
+@pytest.fixture(scope="session")
+def task() -> Path:
+    """Return a task file with a small model."""
+    return TASK
+
+
+@pytest.fixture(scope="session")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what `hedgerow init` writes for two clients and three rounds; only to be read."""
+    folder = tmp_path_factory.mktemp("initialised")
+    code = main(["init", str(TASK), "--output", str(folder), "--clients", "2", "--rounds", "3"])
+    assert code == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """Return a Mosquitto on loopback; where it is not installed, tests fail."""
+    try:
+        started = start_broker(directory=tmp_path_factory.mktemp("mosquitto"), prefer="mosquitto")
+    except BrokerMissing as error:
+        pytest.fail(f"Mosquitto is missing: apt-get install mosquitto ({error})")
+    with started:
+        yield started

@@ -43,14 +43,17 @@ def stop_on_signals() -> Iterator[threading.Event]:
     def wish(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- signal hands it over
         stop.set()
         signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
 
-    handlers = {signal.SIGINT: wish, signal.SIGTERM: wish, signal.SIGALRM: signal.default_int_handler}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    before = {number: signal.signal(number, wish) for number in (signal.SIGINT, signal.SIGTERM)}
+    alarm = signal.getsignal(signal.SIGALRM)
     try:
         yield stop
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if stop.is_set():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 from hedgerow.errors import HedgerowError, UsageError
 from hedgerow_codecs import CodecError
-from hedgerow_coordinator.errors import CoordinatorError, PlanError, StoreError
+from hedgerow_coordinator.errors import CoordinatorError, DensityError, PlanError, StoreError
 from hedgerow_devices import DeviceError
 from hedgerow_edge_client.errors import EdgeClientError, StateError, TaskError
 from hedgerow_export import ExportError, MissingPackageError, ModelError
@@ -36,6 +36,7 @@ MEANINGS = (
 _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (UsageError, ExitCode.USAGE),
     (PlanError, ExitCode.USAGE),
+    (DensityError, ExitCode.USAGE),
     (BrokerUrlError, ExitCode.USAGE),
     (TopicError, ExitCode.USAGE),
     (ModelError, ExitCode.USAGE),

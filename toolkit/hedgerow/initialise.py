@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 
 from hedgerow.errors import UsageError
 from hedgerow_codecs import Layout, LayoutError, seeded_parameters
-from hedgerow_coordinator import parse_plan, plan_template
+from hedgerow_coordinator import DensityError, PruningPolicy, parse_plan, plan_template
 from hedgerow_edge_client import TrainerProcess, scan_task
 
 TEMPLATE_TIMEOUT_S = 600.0
+DENSITY = 0.2
 
 
 def initialise(
@@ -63,6 +65,7 @@ def initialise(
         has_test_data=test_data is not None,
         metric=description.metric,
         init="seeded" if _can_be_seeded(layout) else "template",
+        density=_density(layout),
     )
     prunable = sum(spec.size for spec in layout.tensors if spec.prunable)
     written = [
@@ -87,6 +90,15 @@ def _can_be_seeded(layout: Layout) -> bool:
     except LayoutError:
         return False
     return True
+
+
+def _density(layout: Layout) -> float:
+    """Return the usual density, or, for a model too small for it, one between the least possible and 1."""
+    try:
+        PruningPolicy(density=DENSITY).check(layout)
+    except DensityError as error:
+        return math.ceil(10 * (1 + error.least_density)) / 20
+    return DENSITY
 
 
 def _write(path: Path, data: bytes) -> Path:

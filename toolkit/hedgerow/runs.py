@@ -5,23 +5,31 @@ from __future__ import annotations
 from pathlib import Path
 
 from hedgerow.errors import UsageError
-from hedgerow_coordinator import Plan, RunStore
-from hedgerow_export import read_model
+from hedgerow_codecs import Layout
+from hedgerow_coordinator import Plan, PlanError, RunStore
+from hedgerow_export import ModelError, TemplateError, read_model, template_layout
 
 
-def read_template(plan: Plan) -> bytes:
-    """Return the ONNX template of a plan.
+def read_template(plan: Plan) -> tuple[bytes, Layout]:
+    """Return the ONNX template of a plan, and the layout in it.
 
     Raises
     ------
     hedgerow.errors.UsageError
         When it is missing.
-    hedgerow_export.ModelError
-        When it cannot be read.
+    hedgerow_coordinator.errors.CoordinatorError
+        When it is no template, or its model cannot have the plan's density.
     """
-    if not plan.template_path.is_file():
-        raise UsageError(f"the template {plan.template_path} is missing: `hedgerow init TASK` writes it")
-    return read_model(plan.template_path)
+    path = plan.template_path
+    if not path.is_file():
+        raise UsageError(f"the template {path} is missing: `hedgerow init TASK` writes it")
+    try:
+        template = read_model(path)
+        layout = template_layout(template)
+    except (ModelError, TemplateError) as error:
+        raise PlanError(f"{path} cannot be used: {error}", table="model", key="template") from error
+    plan.pruning.check(layout)
+    return template, layout
 
 
 def open_finished_rounds(directory: Path) -> RunStore:

@@ -22,7 +22,7 @@ from hedgerow_edge_client import (
     TrainResult,
     scan_task,
 )
-from hedgerow_export import template_layout, template_parameters
+from hedgerow_export import template_parameters
 
 # So many trainers keep torch and their data between rounds; where there are more, each is started anew.
 RESIDENT_TRAINERS = 16
@@ -129,8 +129,7 @@ def simulate(
         When the task cannot be used.
     """
     scan_task(task)
-    template = read_template(plan)
-    layout = template_layout(template)
+    template, layout = read_template(plan)
     pool = TrainerPool(task, folders=clients, workers=workers)
     store = open_run(plan, directory=run_dir, template=template, run_id=plan.run.name)
     try:
@@ -161,7 +160,7 @@ def _facts(simulation: Simulation, store: RunStore) -> SimulationFacts:
     coordinator, totals = simulation.coordinator, simulation.coordinator_bytes()
     rounds = tuple(record for record in store.rounds() if record.status == "committed" and record.round > 0)
     return SimulationFacts(
-        metric=rounds[-1].accuracy,
+        metric=rounds[-1].accuracy if rounds else None,
         density=coordinator.state.mask.density,
         uplink_bytes=totals["received"],
         downlink_bytes=sum(simulation.received_bytes().values()),

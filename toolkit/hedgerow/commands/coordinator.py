@@ -33,13 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Lead the run until its end or a signal."""
     from hedgerow_coordinator import CoordinatorAgent, load_plan, open_run
-    from hedgerow_export import template_layout
     from hedgerow_transport import BrokerUrl
 
     place = BrokerUrl.parse(options.broker).place
     plan = load_plan(options.plan)
-    template = read_template(plan)
-    layout = template_layout(template)
+    template, layout = read_template(plan)
     directory = options.run_dir or plan.directory / "runs" / plan.run.name
     with stop_on_signals() as stop, open_run(plan, directory=directory, template=template) as store:
         say(f"run '{store.run_id}' in {directory}, {layout.num_parameters:,} parameters, broker {place}")

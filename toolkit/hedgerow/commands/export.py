@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hedgerow.errors import UsageError
 from hedgerow.exit_codes import ExitCode
 
 
@@ -30,6 +31,9 @@ def run(options: argparse.Namespace) -> int:
     """Export and say what came out."""
     from hedgerow.exporting import export_run
 
+    output: Path = options.output
+    if output.is_dir() or not output.parent.is_dir():
+        raise UsageError(f"-o {output} is not a file in a folder that is there")
     facts = export_run(options.run, output=options.output, data=options.data)
     print(
         f"wrote {options.output}: {facts.onnx_bytes:,} bytes, "
