@@ -2,6 +2,7 @@
 
 from hedgerow_codecs.codec import Codec
 from hedgerow_codecs.decoded import DecodedUpdate
+from hedgerow_codecs.ef21 import Ef21Feedback
 from hedgerow_codecs.errors import (
     ChecksumError,
     CodecError,
@@ -42,6 +43,7 @@ __all__ = [
     "CodecError",
     "ConfigError",
     "DecodedUpdate",
+    "Ef21Feedback",
     "ErrorFeedback",
     "ForeignFrameError",
     "FrameError",

@@ -32,6 +32,13 @@ def unknown(what: str, key: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"{what} {key!r}; {hint}", key=key, nearest=nearest)
 
 
+def check_flag(codec: Any, key: str) -> None:
+    """Raise `ConfigError` unless a codec's field is true or false."""
+    value = getattr(codec, key)
+    if not isinstance(value, bool):
+        raise ConfigError(f"codec {codec.codec_id!r}: {key} must be true or false, got {value!r}", key=key)
+
+
 def check_number(codec: Any, key: str, *, low: float, high: float) -> None:
     """Raise `ConfigError` unless a codec's field is a number in a range, both ends inclusive.
 

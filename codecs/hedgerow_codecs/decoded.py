@@ -31,6 +31,8 @@ class DecodedUpdate:
     steps : ndarray, float64, shape (num_tensors,), or None in float form
         Grid step of each tensor; 0 where the tensor carries no codes.
     dense : ndarray, float32, shape (num_live,), or None in integer form
+    num_saturated : int
+        Entries that were cut to the range of their codec, as the sender says.
     """
 
     mask: Mask
@@ -38,6 +40,7 @@ class DecodedUpdate:
     codes: NDArray[np.int32] | None = field(default=None, repr=False)
     steps: NDArray[np.float64] | None = field(default=None, repr=False)
     dense: NDArray[np.float32] | None = field(default=None, repr=False)
+    num_saturated: int = 0
 
     def __post_init__(self) -> None:
         integer = self.positions is not None and self.codes is not None and self.steps is not None

@@ -12,6 +12,9 @@ from hedgerow_codecs.deadzone import DeadzoneCodec
 from hedgerow_codecs.errors import ConfigError
 from hedgerow_codecs.float32 import Float32Codec
 from hedgerow_codecs.fp16 import Fp16Codec
+from hedgerow_codecs.integer import IntegerCodec
+from hedgerow_codecs.randk import RandKCodec
+from hedgerow_codecs.ternary import TernaryCodec
 from hedgerow_codecs.topk import TopKCodec
 from hedgerow_codecs.uniform import UniformCodec
 
@@ -22,6 +25,9 @@ CODECS: Mapping[int, type[Any]] = {
     3: UniformCodec,
     4: DeadzoneCodec,
     5: TopKCodec,
+    6: IntegerCodec,
+    7: TernaryCodec,
+    8: RandKCodec,
 }
 
 

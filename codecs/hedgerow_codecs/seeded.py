@@ -16,9 +16,9 @@ from hedgerow_codecs.errors import KindError, LayoutError, PayloadError, Unencod
 from hedgerow_codecs.frame import NO_BASE, FrameKind, model_digest, read_header, seal, unseal
 from hedgerow_codecs.layout import Layout, TensorSpec
 from hedgerow_codecs.mask import Mask
+from hedgerow_codecs.splitmix import splitmix
 
 _BLOCK = 1 << 18
-_GOLDEN = 0x9E3779B97F4A7C15
 
 
 def seeded_parameters(layout: Layout, *, seed: int) -> NDArray[np.float32]:
@@ -127,19 +127,11 @@ def _key(seed: int, name: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _words(key: int, *, start: int, count: int) -> NDArray[np.uint64]:
-    """Return words `start` to `start + count` of splitmix64's sequence from `key`."""
-    z = np.arange(start + 1, start + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def _fill_uniform(part: NDArray[np.float32], *, key: int, fan: int) -> None:
     bound = math.isqrt((1 << 48) // fan)  # in units of 2**-24
     for start in range(0, part.size, _BLOCK):
         block = part[start : start + _BLOCK]
-        words = _words(key, start=start, count=block.size) >> np.uint64(32)
+        words = splitmix(key, start=start, count=block.size) >> np.uint64(32)
         drawn = ((words * np.uint64(2 * bound + 1)) >> np.uint64(32)).astype(np.int64) - bound
         block[:] = np.ldexp(
             drawn.astype(np.float64), -24
@@ -149,6 +141,6 @@ def _fill_uniform(part: NDArray[np.float32], *, key: int, fan: int) -> None:
 def _fill_normal(part: NDArray[np.float32], *, key: int) -> None:
     for start in range(0, part.size, _BLOCK):
         block = part[start : start + _BLOCK]
-        words = _words(key, start=3 * start, count=3 * block.size)
+        words = splitmix(key, start=3 * start, count=3 * block.size)
         sums = words.astype("<u8").view("<u2").reshape(block.size, 12).sum(axis=1, dtype=np.int64)
         block[:] = np.ldexp((2 * sums - 12 * 0xFFFF).astype(np.float64), -17)

@@ -32,6 +32,11 @@ CONFIGS = (
     {"codec_id": "deadzone", "step": 2.0},
     {"codec_id": "topk", "fraction": 0.02, "bits": 1},
     {"codec_id": "topk", "fraction": 0.2, "bits": 6},
+    {"codec_id": "integer", "step": 0.001, "bits": 5},
+    {"codec_id": "integer", "step": 0.001, "bits": 5, "packed": True},
+    {"codec_id": "ternary", "fraction": 0.02},
+    {"codec_id": "randk", "fraction": 0.05, "bits": 6, "seed": 7},
+    {"codec_id": "randk", "fraction": 0.5, "bits": 4, "unbiased": True},
 )
 
 

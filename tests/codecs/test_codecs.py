@@ -56,6 +56,58 @@ def test_topk_with_one_bit_is_sparse_ternary() -> None:
     assert decoded.values().tolist() == [2, -2, 0, 0]
 
 
+def test_ternary_has_one_magnitude_for_all_tensors() -> None:
+    decoded = sent({"codec_id": "ternary", "fraction": 0.5}, [1, -3, 0.5, 0], dense(2, 2))
+    assert decoded.values().tolist() == [2, -2, 0, 0]
+    assert sent({"codec_id": "ternary", "fraction": 1.0}, [0, -3, 0.5, 0], dense(2, 2)).num_nonzero == 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_integers_of_all_clients_are_on_one_grid(packed: bool) -> None:
+    config = {"codec_id": "integer", "step": 0.25, "bits": 3, "packed": packed}
+    decoded = sent(config, [0.6, -0.1, -9.0, 0.75, 0.9], dense(3, 2))
+    assert decoded.values().tolist() == [0.5, 0.0, -0.75, 0.75, 0.75]
+    assert decoded.steps.tolist() == [0.25, 0.25]
+    assert decoded.num_saturated == 2
+    assert sent(config, [0, 0, 0, 0, 0.1], dense(3, 2)).steps.tolist() == [0.25, 0.25]
+
+
+def test_packed_integers_are_equally_long_whatever_they_say() -> None:
+    codec = codec_from_config({"codec_id": "integer", "step": 0.25, "bits": 5, "packed": True})
+    values = np.linspace(-3, 3, 100).astype(np.float32)
+    sizes = {len(codec.encode(scale * values, mask=dense(100))) for scale in (0, 1)}
+    assert sizes == {1 + 1 + 63 + 2}
+
+
+def test_randk_sends_the_same_places_for_the_same_seed() -> None:
+    config = {"codec_id": "randk", "fraction": 0.25, "bits": 8, "seed": 9}
+    first = sent(config, list(range(1, 41)), dense(40))
+    second = sent(config, list(range(41, 1, -1)), dense(40))
+    assert first.positions.size == 10
+    assert first.positions.tolist() == second.positions.tolist()
+    assert sent({**config, "seed": 10}, list(range(1, 41)), dense(40)).positions.tolist() != (
+        first.positions.tolist()
+    )
+    fresh = {**config, "seed": 0}
+    one, other = sent(fresh, [1.0] * 40, dense(40)), sent(fresh, [1.5] * 40, dense(40))
+    assert one.positions.tolist() != other.positions.tolist()
+
+
+def test_randk_pays_nothing_for_places() -> None:
+    values = np.random.default_rng(0).normal(size=8000).astype(np.float32)
+    codec = codec_from_config({"codec_id": "randk", "fraction": 0.1, "bits": 4, "seed": 1})
+    assert len(codec.encode(values, mask=dense(8000))) == 2 + 1 + 8 + 2 + 400
+
+
+def test_unbiased_randk_is_right_on_average() -> None:
+    values = [1.0, -2.0, 3.0, 0.5]
+    mean = np.zeros(4)
+    for seed in range(1, 401):
+        config = {"codec_id": "randk", "fraction": 0.5, "bits": 16, "seed": seed, "unbiased": True}
+        mean += sent(config, values, dense(4)).values() / 400
+    assert np.abs(mean - values).max() < 0.35
+
+
 def test_deadzone_has_one_step_for_all_tensors() -> None:
     values = [8.0, -8.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]  # of root mean square 4
     decoded = sent({"codec_id": "deadzone", "step": 1.0, "deadzone": 0.6, "tradeoff": 0}, values, dense(3, 5))
@@ -107,6 +159,12 @@ def test_grid_steps_are_ordered_and_found_again() -> None:
         ({"codec_id": "deadzone", "tradeoff": -0.1}, "tradeoff", None),
         ({"codec_id": "topk", "fraction": 0}, "fraction", None),
         ({"codec_id": "float32", "bits": 4}, "bits", None),
+        ({"codec_id": "integer", "bits": 1}, "bits", None),
+        ({"codec_id": "integer", "packed": 1}, "packed", None),
+        ({"codec_id": "integer", "step": 0}, "step", None),
+        ({"codec_id": "ternary", "fraction": 0}, "fraction", None),
+        ({"codec_id": "randk", "seed": -1}, "seed", None),
+        ({"codec_id": "randk", "unbiased": "yes"}, "unbiased", None),
     ],
 )
 def test_a_bad_config_says_which_key(config: dict, key: str, nearest: str | None) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hedgerow_codecs import ErrorFeedback, Layout, LayoutError, Mask, codec_from_config
+from hedgerow_codecs import Ef21Feedback, ErrorFeedback, Layout, LayoutError, Mask, codec_from_config
 
 
 def test_what_was_left_out_is_sent_later(layout: Layout) -> None:
@@ -18,6 +18,25 @@ def test_what_was_left_out_is_sent_later(layout: Layout) -> None:
         received += sent
     assert np.abs(received + feedback.residual - 60 * delta.astype(np.float64)).max() < 1e-3
     assert np.abs(received / 60 - delta).max() < 0.2
+
+
+def test_ef21_reaches_a_delta_that_stays(layout: Layout) -> None:
+    mask = Mask.dense(layout)
+    codec = codec_from_config({"codec_id": "topk", "fraction": 0.1, "bits": 8})
+    delta = np.linspace(0.1, 1.0, 107, dtype=np.float32)
+    feedback, believed = Ef21Feedback.zero(layout), Ef21Feedback.zero(layout)
+    for _ in range(40):
+        wanted = feedback.compensate(delta)
+        sent = codec.decode(codec.encode(wanted, mask=mask), mask=mask).values()
+        feedback, believed = feedback.after(wanted, sent), believed.after(wanted, sent)
+        assert np.array_equal(believed.estimate, feedback.estimate)
+    assert np.abs(believed.estimate - delta).max() < 1e-4
+    forgotten = feedback.remask(Mask(layout=layout, live=~layout.prunable()))
+    assert np.array_equal(forgotten.estimate != 0, ~layout.prunable())
+    with pytest.raises(LayoutError):
+        feedback.compensate(np.zeros(3, np.float32))
+    with pytest.raises(LayoutError):
+        Ef21Feedback(estimate=np.zeros(3))  # type: ignore[arg-type]
 
 
 def test_remask_forgets_what_is_pruned(layout: Layout, mask: Mask) -> None:

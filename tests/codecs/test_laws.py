@@ -42,6 +42,12 @@ CONFIGS = (
     {"codec_id": "topk", "fraction": 0.05, "bits": 1},
     {"codec_id": "topk", "fraction": 0.3, "bits": 4},
     {"codec_id": "topk", "fraction": 1.0, "bits": 8},
+    {"codec_id": "integer"},
+    {"codec_id": "integer", "step": 0.3, "bits": 2},
+    {"codec_id": "integer", "step": 1e-4, "bits": 16, "packed": True},
+    {"codec_id": "ternary", "fraction": 0.05},
+    {"codec_id": "randk"},
+    {"codec_id": "randk", "fraction": 0.5, "bits": 12, "seed": 5, "unbiased": True},
 )
 EVERY_CODEC = pytest.mark.parametrize(
     "codec", [pytest.param(codec_from_config(config), id=str(config)) for config in CONFIGS]
@@ -115,6 +121,7 @@ def assert_same_update(ours: tuple[bytes, DecodedUpdate], theirs: tuple[bytes, D
     """Check that an encoder knows, bit for bit, what the receiver will decode."""
     assert ours[0] == theirs[0]
     assert ours[1].mask == theirs[1].mask
+    assert ours[1].num_saturated == theirs[1].num_saturated
     for name in ("positions", "codes", "steps", "dense"):
         one, other = getattr(ours[1], name), getattr(theirs[1], name)
         assert (one is None) == (other is None)
@@ -138,7 +145,22 @@ def error_bound(config, *, mask, values, decoded) -> NDArray[np.float64]:
         assert np.all(decoded.steps <= max(1.15 * wanted, 2.0**-140))
         widest = max(config["deadzone"], 0.5 + 7 * config["tradeoff"])  # a code costs at most 14 bits
         return np.full(values.size, max(1.15 * widest * wanted, 2.0**-140))
+    if config["codec_id"] == "ternary":
+        assert decoded.positions.size <= math.ceil(config["fraction"] * values.size)
+        return np.maximum(magnitudes, steps)
     levels = max(2 ** (config["bits"] - 1) - 1, 1)
+    if config["codec_id"] == "integer":
+        assert np.all(np.abs(decoded.codes) <= levels)
+        assert decoded.num_saturated == np.count_nonzero(np.rint(magnitudes / steps) > levels)
+        return np.maximum(steps / 2, magnitudes - levels * steps) * (1 + 1e-12)
+    if config["codec_id"] == "randk":
+        kept = math.ceil(config["fraction"] * values.size)
+        assert decoded.positions.size <= kept
+        scale = values.size / kept if config["unbiased"] and kept else 1.0
+        assert np.all(decoded.steps <= max(1.26 * scale * largest.max(initial=0) / levels, 2.0**-147))
+        bound = magnitudes.copy()
+        bound[decoded.positions] = ((scale - 1) * magnitudes + steps / 2)[decoded.positions] * (1 + 1e-12)
+        return bound
     assert np.all(steps[largest > 0] <= np.maximum(1.26 * largest[largest > 0] / levels, 2.0**-147))
     bound = np.maximum(magnitudes, steps) if config["bits"] == 1 else steps / 2 * (1 + 1e-12)
     if config["codec_id"] == "topk":
@@ -180,7 +202,7 @@ def test_an_update_of_zeros_is_tiny_and_exact(codec: Codec, mask: Mask) -> None:
     assert decoded.num_nonzero == 0
     assert not decoded.values().any()
     if decoded.is_integer:
-        assert len(payload) <= 32
+        assert len(payload) <= (5 + 2 * mask.num_live if codec.get_config().get("packed") else 32)
 
 
 @EVERY_CODEC
@@ -201,7 +223,7 @@ def test_sums_do_not_depend_on_the_order_of_arrival(codec: Codec, mask: Mask) ->
     assert len(set(totals)) == 1
 
 
-@pytest.mark.parametrize("codec_id", ["uniform", "deadzone", "topk"])
+@pytest.mark.parametrize("codec_id", ["uniform", "deadzone", "topk", "integer", "ternary", "randk"])
 def test_what_the_grid_cannot_hold_is_refused_by_name(codec_id: str, mask: Mask) -> None:
     values = np.zeros(mask.num_live, np.float32)
     values[-1] = -(2.0**126)

@@ -287,3 +287,43 @@ def test_masks_read_the_same_from_the_specification() -> None:
     data = Bytes(data.data[data.place :])
     assert coded_integers(data, pruned, signed=False) == changed[pruned.live].astype(int).tolist()
     assert data.place == len(data.data)
+
+
+def packed_codes(data: Bytes, count: int, bits: int) -> list[int]:
+    packed = int.from_bytes(data.take(-(-count * bits // 8)), "little")
+    raw = [packed >> i * bits & (1 << bits) - 1 for i in range(count)]
+    return [code - (1 << bits) if code >> bits - 1 else code for code in raw]
+
+
+def test_packed_payloads_read_the_same_from_the_specification() -> None:
+    rng = np.random.default_rng(14)
+    mask = model_of(rng, 0.5)
+    values = rng.normal(size=mask.num_live).astype(np.float32)
+    codec = codec_from_config({"codec_id": "integer", "step": 0.25, "bits": 5, "packed": True})
+    payload = codec.encode(values, mask=mask)
+    data = Bytes(payload)
+    assert (data.take(1)[0], data.varint()) == (5, int(np.sum(np.abs(np.rint(values / 0.25)) > 15)))
+    codes = packed_codes(data, mask.num_live, 5)
+    (g,) = struct.unpack("<H", data.take(2))
+    assert [c * (4 + g % 4) * 2.0 ** (g // 4 - 149) for c in codes] == codec.decode(
+        payload, mask=mask
+    ).values().tolist()
+    assert data.place == len(payload)
+
+    codec = codec_from_config({"codec_id": "randk", "fraction": 0.1, "bits": 6, "seed": 2026})
+    payload = codec.encode(values, mask=mask)
+    data = Bytes(payload)
+    count, bits = data.varint(), data.take(1)[0]
+    seed, g = struct.unpack("<QH", data.take(10))
+    words = []
+    for i in range(mask.num_live):
+        z = (seed + (i + 1) * 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        words.append(((z ^ z >> 31) >> 32, i))
+    expected = [0.0] * mask.num_live
+    drawn = sorted(i for _, i in sorted(words)[:count])
+    for i, code in zip(drawn, packed_codes(data, count, bits), strict=True):
+        expected[i] = code * (4 + g % 4) * 2.0 ** (g // 4 - 149)
+    assert codec.decode(payload, mask=mask).values().tolist() == expected
+    assert data.place == len(payload)

@@ -56,6 +56,55 @@ class UniformQuantizer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignQuantizer:
+    """Turns what is chosen into signs of one step, the mean magnitude of all."""
+
+    def encode(self, signal: Signal) -> Signal:
+        size = max(signal.values.size, 1)
+        index = grid_index(float(np.sum(np.abs(signal.values), dtype=np.float64)) / size)
+        codes = np.sign(signal.values).astype(np.int32)
+        return _on_one_step(signal, codes, index=index)
+
+    def decode(self, signal: Signal) -> Signal:
+        return _read_steps(signal)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonQuantizer:
+    """Rounds every live entry to multiples of a step that is given, and cuts it to a range.
+
+    Parameters
+    ----------
+    step : float
+        Rounded to the grid.
+    limit : int
+        Largest magnitude of a code, from 1.
+    """
+
+    step: float
+    limit: int
+
+    def encode(self, signal: Signal) -> Signal:
+        codes = np.clip(self._rounded(signal.values), -self.limit, self.limit).astype(np.int32)
+        positions = np.arange(codes.size, dtype=np.int64)
+        return _on_one_step(replace(signal, positions=positions), codes, index=grid_index(self.step))
+
+    def saturated(self, values: NDArray[np.float32]) -> int:
+        """Return how many values are beyond the range."""
+        return int(np.count_nonzero(np.abs(self._rounded(values)) > self.limit))
+
+    def decode(self, signal: Signal) -> Signal:
+        if len(signal.data) != 2:
+            raise PayloadError(f"one step for all tensors takes 2 bytes, not {len(signal.data)}")
+        return _read_steps(signal)
+
+    def _rounded(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        step = grid_steps(np.array(grid_index(self.step)))
+        rounded: NDArray[np.float64] = np.rint(values / np.float64(step))
+        return rounded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadzoneQuantizer:
     """Rounds to multiples of one step for the whole update, with a zero bin as wide as a code is dear.
 
@@ -137,6 +186,11 @@ def _code_bits(classes: NDArray[np.uint8], of_codes: NDArray[np.uint8]) -> NDArr
 def _tensor_ends(signal: Signal) -> NDArray[np.int64]:
     """Return where each tensor's entries end among the chosen ones, shape (num_tensors,)."""
     return np.searchsorted(signal.positions, np.cumsum(signal.mask.lengths, dtype=np.int64)).astype(np.int64)
+
+
+def _on_one_step(signal: Signal, codes: NDArray[np.int32], *, index: int) -> Signal:
+    steps = np.full(len(signal.mask.lengths), float(grid_steps(np.array(index))))
+    return _sparse(signal, codes, steps, index.to_bytes(2, "little"))
 
 
 def _sparse(signal: Signal, codes: NDArray[np.int32], steps: NDArray[np.float64], data: bytes) -> Signal:
