@@ -42,10 +42,16 @@ def averaged(state: ServerState, mean: NDArray[np.float64], *, learning_rate: fl
         Weighted mean of the updates, ``(mask.num_live,)``.
     learning_rate
         How far to go along it; 1 is FedAvg (McMahan 2017).
+
+    Returns
+    -------
+    ndarray, float32, shape (num_parameters,)
+        Infinite where the sum leaves float32; the caller looks.
     """
     weights = state.weights.copy()
     positions = state.mask.positions
-    weights[positions] = (weights[positions] + learning_rate * mean).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights[positions] = (weights[positions] + learning_rate * mean).astype(np.float32)
     return weights
 
 

@@ -53,7 +53,8 @@ def test_a_push_sends_all_chunks_in_order_without_being_kept(broadcast):
 
 def test_requests_are_merged_and_answered_once(broadcast):
     data = bytes(range(200))
-    digest = broadcast.add("plan", data).digest
+    ref = broadcast.add("plan", data)
+    digest = ref.digest
     assert broadcast.wake_at is None
     assert broadcast.need(need(data, 1, 3), now=10.0)
     assert broadcast.need(need(data, 3, 12), now=10.01)
@@ -63,6 +64,8 @@ def test_requests_are_merged_and_answered_once(broadcast):
     assert [(d, index) for d, index, _ in sent] == [(digest, 1), (digest, 3), (digest, 12)]
     assert broadcast.wake_at is None
     assert broadcast.tick(11.0) == []
+    # Whoever was there has heard it: it is not pushed as well.
+    assert not broadcast.first_time(ref)
 
 
 def test_a_request_for_what_is_not_there_is_refused(broadcast):
@@ -161,6 +164,21 @@ def test_a_route_names_only_blobs_that_can_be_sent(broadcast):
             assert all(map(broadcast.has, routes.to(state, version=version).steps))
         broadcast.keep(routes.in_use())
         assert all(map(broadcast.has, routes.latest(state)[0]))
+
+
+def test_a_step_that_is_damaged_meanwhile_is_led_around(tmp_path):
+    broadcast = Broadcast(BlobStore(tmp_path), topics=Topics("t"), chunk_bytes=16)
+    routes = Routes(broadcast)
+    state = first_state()
+    routes.add(0, keyframe(state))
+    for _ in range(2):
+        state = next_state(state, routes, codec="topk", change=1 / 64)
+    (lost,) = routes.to(state, version=1).steps
+    (tmp_path / f"{lost.digest.hex()}.blob").write_bytes(b"rotten")
+    assert list(broadcast.push([lost])) == []
+    for version in (0, 1):
+        assert [ref.kind for ref in routes.to(state, version=version).steps] == ["mask", "keyframe"]
+    assert routes.latest(state)[1] == FROM_NOTHING
 
 
 def test_two_versions_may_share_a_step_and_the_older_may_go(broadcast):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hedgerow_codecs import FrameKind, Mask, codec_from_config, encode_frame, max_frame_bytes
 from hedgerow_coordinator import intake
 from hedgerow_coordinator.coordinator import MAX_GARBAGE_NOTICES
+from hedgerow_coordinator.phases.close import LINGER_S, LONGEST_LINGER_S
 from hedgerow_coordinator.server_model import published_digest
 from hedgerow_transport import (
     Accept,
@@ -220,6 +221,49 @@ def test_only_the_cohort_may_offer(make_plan, make_rig):
     assert desk.coordinator.state.version == 1
 
 
+def test_an_invitation_is_for_one_round(make_plan, make_rig):
+    desk = Desk(make_rig(make_plan(clients_per_round=2, min_clients=3, seed=1), "")).join("a", "b", "c")
+    cohorts = []
+    for number in (1, 2, 3):
+        frame = desk.frame()
+        answers = {name: desk.offer(name, desk.offer_of(frame, round=number)) for name in "abc"}
+        cohorts.append({name for name, answer in answers.items() if isinstance(answer, Accept)})
+        for name in sorted(cohorts[-1]):
+            for index in range(-(-len(frame) // 64)):
+                desk.chunk(name, frame, index)
+    assert cohorts == [{"a", "b"}, {"b", "c"}, {"a", "b"}]
+    assert desk.coordinator.state.version == 3
+
+
+def test_the_last_version_stays_on_offer_as_long_as_somebody_asks(make_plan, make_rig):
+    desk = Desk(make_rig(make_plan(rounds=1), "")).join("a", "b", "c")
+    frame = desk.frame()
+    for name in "abc":
+        desk.deliver(name, frame)
+    assert desk.coordinator.phase == "close"
+    step = desk.coordinator._federation.routes.latest(desk.coordinator.state)[0][0]
+    need = Need(digest=step.digest, bitmap=b"\x01").encode()
+    for now in range(3, 2000, 2):
+        desk.say(desk.topics.need, need, now=float(now))
+        if desk.coordinator.done:
+            break
+    # Entered at 1 s; not even a client that never stops asking holds it for ever.
+    assert now == 1 + LONGEST_LINGER_S
+    assert desk.coordinator.wake_at is None
+
+
+def test_the_coordinator_leaves_when_nobody_asks(make_plan, make_rig):
+    desk = Desk(make_rig(make_plan(rounds=1), "")).join("a", "b", "c")
+    frame = desk.frame()
+    for name in "abc":
+        desk.deliver(name, frame)
+    desk.coordinator.tick(1 + LINGER_S - 0.1)
+    assert not desk.coordinator.done
+    assert desk.coordinator.wake_at == 1 + LINGER_S
+    desk.coordinator.tick(1 + LINGER_S)
+    assert desk.coordinator.done
+
+
 def test_what_strangers_say_does_not_end_a_round(desk):
     for number in range(5):
         word = Decline(run="trial", round=1, reason="I do not like it")
@@ -244,6 +288,18 @@ def test_a_client_may_change_its_mind(desk):
     assert desk.coordinator.state.version == 0
     desk.deliver("c", desk.frame())
     assert desk.coordinator.state.version == 1
+
+
+def test_a_client_that_offers_after_all_is_waited_for(desk):
+    frame = desk.frame()
+    for name in "ab":
+        desk.say(desk.topics.up(name, "decline"), Decline(run="trial", round=1, reason="hot").encode())
+    desk.offer("a", desk.offer_of(frame))
+    desk.say(desk.topics.up("c", "decline"), Decline(run="trial", round=1, reason="hot").encode())
+    assert desk.rig.store.rounds()[-1].round == 0
+    # Its bytes are here, and still one is too few.
+    desk.deliver("a", frame)
+    assert desk.rig.store.rounds()[-1].reason.startswith("1 of 3 clients answered")
 
 
 def test_samples_beyond_measure_weigh_no_more_than_the_most(desk):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hedgerow_coordinator.attendance import PATIENCE_S
+from hedgerow_coordinator.plan import AggregationSettings
 from hedgerow_transport import (
     Ack,
     Manifest,
@@ -305,6 +306,15 @@ def test_an_update_beyond_all_measure_is_refused_and_does_not_hold_up_the_round(
     assert any("moves a weight by 1e+30" in notice for notice in rig.notices)
     assert rig.store.rounds()[1].seconds == 0.0
     assert np.abs(rig.coordinator.state.weights).max() < 1
+
+
+def test_a_mean_that_leaves_the_numbers_ends_the_run_with_a_reason(make_plan, make_rig):
+    plan = replace(make_plan(rounds=2), aggregation=AggregationSettings(server_learning_rate=1e300))
+    rig = make_rig(plan)
+    rig.run()
+    assert rig.coordinator.failure == "round 1 would make weights infinite or NaN"
+    assert rig.coordinator.state.version == 0
+    assert np.array_equal(rig.coordinator.state.weights, rig.first_weights)
 
 
 # -- who comes and goes -----------------------------------------------------------------------------------

@@ -500,6 +500,13 @@ def test_the_residual_goes_into_the_next_update_and_dies_with_the_mask():
     assert sent == pytest.approx(THIN.gather(residual), abs=float(np.abs(residual).max()) / 100)
 
 
+def test_what_a_trainer_does_to_dead_weights_is_no_debt():
+    leader = Leader()
+    leader.lead(leader.manifest(1, mask=THIN))
+    leader.train(weights=np.full(16, 7.3, np.float32))
+    assert leader.snapshot.pending.residual[~THIN.live].tolist() == [0.0] * 6
+
+
 def test_a_refused_update_is_made_anew_in_the_next_attempt_and_not_before():
     leader = Leader()
     leader.lead()
@@ -508,7 +515,7 @@ def test_a_refused_update_is_made_anew_in_the_next_attempt_and_not_before():
     assert kinds(leader.announce(leader.manifest(0, attempt=2))) == ["StartTraining"]
 
 
-@pytest.mark.parametrize(("status", "used"), [("duplicate", True), ("late", False)])
+@pytest.mark.parametrize(("status", "used"), [("duplicate", True), ("late", False), ("refused", False)])
 def test_the_fate_of_an_update_is_learnt_before_the_next_training(status, used):
     leader = Leader()
     leader.lead()
