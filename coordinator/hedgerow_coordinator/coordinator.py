@@ -173,7 +173,10 @@ class Coordinator:
         if federation.state.version >= federation.plan.run.rounds:
             self._go(Close(federation), now)
         else:
-            self._go(Gather(federation, wanted=federation.plan.cohort.min_clients), now)
+            cohort = federation.plan.cohort
+            # A run that has begun goes on as between two rounds: a device that died does not hold it up.
+            enough = cohort.quorum_of(cohort.min_clients) if federation.state.version > 0 else None
+            self._go(Gather(federation, wanted=cohort.min_clients, enough=enough), now)
 
     def connected(self) -> None:
         """Say again who is here and where the run stands: the broker may be a new one."""

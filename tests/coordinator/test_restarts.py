@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hedgerow_coordinator.attendance import PATIENCE_S
 from hedgerow_coordinator.federation import Federation
 from hedgerow_coordinator.store import RunStore
 from hedgerow_transport import Ack, decode_down, parse_topic
@@ -91,6 +92,28 @@ def test_an_update_offered_while_the_coordinator_gathers_is_not_lost(make_plan, 
     rig.to_end()
     assert rig.counted() == [(1, "a"), (1, "b"), (1, "c")]
     assert rig.fake.rounds_of("a") == [1]
+
+
+def test_a_device_that_died_holds_up_a_run_that_has_begun_for_a_moment_only(make_plan, make_rig):
+    rig = make_rig(make_plan(rounds=3))
+    rig.start()
+    rig.until_round(2)
+    rig.kill("c")
+    before = rig.now
+    rig.restart_coordinator()
+    rig.until(lambda: rig.coordinator.phase != "gather")
+    assert rig.now - before == PATIENCE_S
+    rig.to_end()
+    assert rig.coordinator.failure is None
+    assert [record.cohort for record in rig.store.rounds()[2:]] == [2, 2]
+
+
+def test_a_run_that_has_not_begun_waits_for_all_that_the_plan_wants(make_plan, make_rig):
+    rig = make_rig(make_plan(rounds=1, join_timeout_s=100.0), "ab")
+    rig.start()
+    rig.to_end()
+    assert rig.coordinator.failure == "only 2 of 3 clients came in time"
+    assert rig.now == 100.0
 
 
 def test_the_count_of_failed_attempts_survives_a_restart(make_plan, make_rig):

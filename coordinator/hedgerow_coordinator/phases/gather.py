@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hedgerow_coordinator.attendance import PATIENCE_S
 from hedgerow_coordinator.federation import Federation
 from hedgerow_coordinator.phases.absent import NoIntake
 from hedgerow_coordinator.phases.phase import Phase
@@ -16,25 +17,31 @@ class Gather(NoIntake):
         The run.
     wanted
         How many clients must be there.
+    enough
+        How many are enough after `PATIENCE_S`; None when only `wanted` are. The births of those who are there
+        come one by one, and whoever comes last must not be left out of the round.
     """
 
     name = "gather"
 
-    def __init__(self, federation: Federation, *, wanted: int) -> None:
+    def __init__(self, federation: Federation, *, wanted: int, enough: int | None = None) -> None:
         super().__init__(federation)
         self._wanted = wanted
+        self._enough = enough
+        self._enough_at: float | None = None
         self._give_up_at: float | None = None
         self._said = -1
 
     @property
     def wake_at(self) -> float | None:
-        """When the join timeout ends."""
-        return self._give_up_at
+        """When fewer are enough, or the join timeout ends."""
+        return min((at for at in (self._enough_at, self._give_up_at) if at is not None), default=None)
 
     def enter(self, now: float) -> Phase | None:
         """Publish the run, so that clients can fetch the model while the others come."""
         timeout_s = self._federation.plan.cohort.join_timeout_s
         self._give_up_at = now + timeout_s if timeout_s else None
+        self._enough_at = None if self._enough is None else now + PATIENCE_S
         self._federation.publish_manifest("waiting")
         return self.tick(now)
 
@@ -43,6 +50,8 @@ class Gather(NoIntake):
         from hedgerow_coordinator.phases.close import Close
         from hedgerow_coordinator.phases.collect import Collect
 
+        if self._enough is not None and self._enough_at is not None and now >= self._enough_at:
+            self._wanted, self._enough_at = self._enough, None
         online = len(self._federation.attendance.online)
         if online >= self._wanted:
             return Collect(self._federation)
