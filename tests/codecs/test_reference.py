@@ -179,7 +179,13 @@ def coded_integers(data: Bytes, mask: Mask, *, signed: bool = True) -> list[int]
     data.data, data.place, stowed = bytes(cargo) + data.data[data.place :], 0, len(cargo)
     count = sum(m > 0 for m in magnitudes)
     coded = signed and count >= 128
-    signs = section(data, [0] * count, SIGNS, None, bytearray()) if coded else [0] * count
+    signs = [0] * count
+    if coded:
+        lanes = 1 if count <= 16384 else -(-count // 512)
+        raw = bytearray()
+        symbols = section(data, [0] * (count - 16 * lanes), SIGNS, lanes, raw)
+        raw += data.take(2 * lanes - len(raw))
+        signs = [byte >> place & 1 for byte in raw for place in range(8)] + symbols
     bits = Bits(data)
     if signed and not coded:
         signs = [bits.take() for _ in range(count)]
@@ -231,6 +237,19 @@ def model_of(rng: np.random.Generator, density: float) -> Mask:
         )
     )
     return Mask(layout=layout, live=(rng.random(layout.num_parameters) < density) | ~layout.prunable())
+
+
+def test_many_signs_read_the_same_from_the_specification() -> None:
+    layout = Layout(tensors=(TensorSpec(name="w", shape=(200, 150), kind="linear", prunable=True),))
+    mask = Mask.dense(layout)
+    values = np.random.default_rng(15).normal(size=30_000).astype(np.float32)
+    codec = codec_from_config({"codec_id": "deadzone", "step": 0.5})
+    payload = codec.encode(values, mask=mask)
+    decoded = codec.decode(payload, mask=mask)
+    assert decoded.num_nonzero > 16_384
+    codes = np.zeros(30_000, np.int32)
+    codes[decoded.positions] = decoded.codes
+    assert coded_integers(Bytes(payload), mask) == codes.tolist()
 
 
 @pytest.mark.parametrize("density", [1.0, 0.3])

@@ -29,6 +29,7 @@ from hedgerow_codecs.stages.reader import Cargo, Reader, varint, write_section
 from hedgerow_codecs.stages.signal import Signal
 
 _SYMBOLS_PER_LANE = 1024
+_SIGNS_PER_LANE = 512
 _ONE_BY_ONE = 1 << 14
 _MIN_STEPS, _LONG_STEPS = 384, 4096
 _CARGO_FOR_EACH = 6
@@ -163,17 +164,28 @@ def _few_lanes(count: int) -> int:
     return grid_shape(count, lanes)[1]
 
 
+def _sign_lanes(count: int) -> int:
+    return 1 if count <= _ONE_BY_ONE else -(-count // _SIGNS_PER_LANE)
+
+
 def _write_signs(negative: NDArray[np.bool_]) -> bytes:
-    symbols = negative.astype(np.uint8)
-    return _write(symbols, np.zeros_like(symbols), model=sign_model(), cargo=Cargo(b""))
+    """Write signs; the first of them ride raw in the lanes, which would carry nothing else."""
+    wish = _sign_lanes(negative.size)
+    cargo = Cargo(np.packbits(negative[: 16 * wish], bitorder="little").tobytes())
+    symbols = negative[16 * wish :].astype(np.uint8)
+    lanes = grid_shape(symbols.size, wish)[1]
+    return (
+        _write(symbols, np.zeros_like(symbols), model=sign_model(), cargo=cargo, lanes=lanes) + cargo.rest()
+    )
 
 
 def _read_signs(reader: Reader, *, count: int) -> NDArray[np.bool_]:
-    states, words = reader.section(lanes=_few_lanes(count))
-    symbols, stowed = decode_symbols(states, words, np.zeros(count, np.uint8), model=sign_model())
-    if np.any(stowed):
-        raise PayloadError("lanes of signs carry cargo")
-    return symbols.astype(np.bool_)
+    wish = _sign_lanes(count)
+    bases = np.zeros(count - 16 * wish, np.uint8)
+    lanes = grid_shape(bases.size, wish)[1]
+    symbols, stowed = decode_symbols(*reader.section(lanes=lanes), bases, model=sign_model())
+    raw = np.frombuffer(stowed.astype("<u2").tobytes() + reader.take(2 * (wish - lanes)), np.uint8)
+    return np.concatenate([np.unpackbits(raw, bitorder="little"), symbols]).astype(np.bool_)
 
 
 def _modes(levels: list[Levels], *, mask: Mask) -> bytes:

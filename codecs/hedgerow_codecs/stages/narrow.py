@@ -55,13 +55,19 @@ def decode_narrow(
     for begin, end in segments(bases.size):
         bounds = np.cumsum(frequencies(counts, model=model), axis=1)
         rows = np.concatenate([np.zeros((len(bounds), 1), np.int64), bounds], axis=1).tolist()
-        cells = []
+        cells: list[int] = []
+        note = cells.append
         for context in contexts[begin:end]:
             context += history
             row, slot = rows[context], state & 0xFFF
-            place = bisect_right(row, slot)
-            start = row[place - 1]
-            state = (row[place] - start) * (state >> PROBABILITY_BITS) + slot - start
+            f = row[1]
+            if slot < f:  # most symbols are the first: no need to search
+                place = 1
+                state = f * (state >> PROBABILITY_BITS) + slot
+            else:
+                place = bisect_right(row, slot)
+                start = row[place - 1]
+                state = (row[place] - start) * (state >> PROBABILITY_BITS) + slot - start
             if state < 0x10000:
                 word = next(waiting, None)
                 if word is None:
@@ -69,7 +75,7 @@ def decode_narrow(
                 state = state << 16 | word
             cell = context * alphabet + place - 1
             history = after[cell]
-            cells.append(cell)
+            note(cell)
         found.append(np.array(cells, np.uint16))
         counts += count_small(found[-1], size=counts.size)
     if next(waiting, None) is not None:
