@@ -18,7 +18,7 @@ def samples(seed, count):
 def load_data(data, client):
     if data is not None and (data / "slow").exists():
         global pause_s
-        pause_s = 0.05
+        pause_s = 0.1
     if data is not None and (data / "empty").exists():
         return np.zeros((0, 8), np.float32), np.zeros(0, np.int64)
     return samples(sum(client.encode()), 64)
