@@ -35,9 +35,10 @@ max_seconds = 0.0            # a device stops training after this time; 0 = no l
 server_learning_rate = 1.0   # 1 = FedAvg
 
 [codec.uplink]               # how updates are coded on the way to the coordinator
-codec_id = "deadzone"        # others: "topk", "uniform", "fp16", "float32" (lossless)
+codec_id = "deadzone"        # others: topk, ternary, randk, uniform, integer, fp16, float32 (lossless)
 # step = 2.0                 # in root mean squares of an update; larger sends fewer bytes
-# deadzone = 0.65            # half-width of what becomes zero, in steps
+# deadzone = 0.6             # half-width of what becomes zero, in steps
+# tradeoff = 0.18            # leaves codes out where a bit is worth more than their error; 0 keeps all
 
 [codec.downlink]             # how the new model is coded on the way to the devices
 codec_id = "deadzone"

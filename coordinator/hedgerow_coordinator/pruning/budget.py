@@ -70,7 +70,9 @@ class Candidates:
             The tensors that are not pruned, and the least that the others keep, are more than that.
         """
         num_parameters = self.layout.num_parameters
-        total, needed = round(density * num_parameters), sum(self.floors())
+        # Rounded down, so that the density asked for is never exceeded; the addend outweighs the product's
+        # own rounding.
+        total, needed = math.floor(density * num_parameters + 1e-6), sum(self.floors())
         if total < needed:
             fixed = sum(n for n, prunable in zip(self.available, self.prunable, strict=True) if not prunable)
             least_density = math.ceil(10_000 * needed / num_parameters) / 10_000
@@ -90,7 +92,7 @@ def uniform_budget(candidates: Candidates, density: float) -> tuple[int, ...]:
     Returns
     -------
     tuple[int, ...]
-        Live weights for each tensor, in layout order; they add up to ``round(density * num_parameters)``, or
+        Live weights for each tensor, in layout order; they add up to ``floor(density * num_parameters)``, or
         to what is live where that is less.
 
     Raises
