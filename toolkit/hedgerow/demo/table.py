@@ -56,12 +56,13 @@ class LiveTable:
             return
         if status != self._status:
             self._status = status
-            self.console.print(status)
+            self.console.print(status, soft_wrap=True)
         for record in records[self._shown :]:
             accuracy = "-" if record.accuracy is None else f"{record.accuracy:.4f}"
             self.console.print(
                 f"round {record.round:>2}/{self._rounds}  density {record.density:.3f}  accuracy {accuracy}  "
-                f"up {record.uplink_bytes:>9,} B  down {record.delivered_bytes:>9,} B  {record.seconds:.1f} s"
+                f"up {record.uplink_bytes:>9,} B  down {record.delivered_bytes:>9,} B  {record.seconds:.1f} s",
+                soft_wrap=True,
             )
         self._shown = len(records)
 
