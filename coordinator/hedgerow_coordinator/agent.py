@@ -250,7 +250,7 @@ class CoordinatorAgent:
             if isinstance(event, Connected):
                 coordinator.connected()
             elif isinstance(event, Disconnected):
-                self._say(f"the link to the broker is down ({event.reason}); it comes back by itself")
+                self._say(f"the link to the broker is down: {event.reason}; it comes back by itself")
                 if event.fatal:
                     raise RivalError(f"the broker has put this coordinator off: {event.reason}")
             else:

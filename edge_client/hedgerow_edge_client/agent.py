@@ -269,7 +269,7 @@ class ClientAgent:
         if isinstance(event, Disconnected):
             if event.fatal:
                 return [Leave(reason=event.reason, failed=True)]
-            return [Say(text=f"the link is down ({event.reason}); it comes back by itself")]
+            return [Say(text=f"the link to the broker is down: {event.reason}; it comes back by itself")]
         return [
             *self._heed_namesake(event, session=session),
             *session.handle(event.topic, event.payload, now=now),

@@ -22,6 +22,8 @@ from hedgerow.main import main
 from hedgerow_coordinator import RoundRecord, RunStore, StoreError
 from hedgerow_transport import Broker, BrokerMissing, start_broker
 
+# Torch is started five times, which takes long on a busy machine.
+pytestmark = pytest.mark.timeout(300)
 ROUNDS = 12
 PLAN_EDITS = {
     "min_clients = 2": "min_clients = 3",

@@ -35,10 +35,10 @@ def mute() -> None:
 def stop_on_signals() -> Iterator[threading.Event]:
     """Give an event that Ctrl-C or SIGTERM sets.
 
-    Where the main thread does not look at it within `PATIENCE_S`, it gets a `KeyboardInterrupt`. A second
-    Ctrl-C ends the process at once.
+    Where nobody looks at it within `PATIENCE_S`, the main thread gets a `KeyboardInterrupt`. A second Ctrl-C
+    ends the process at once.
     """
-    stop = threading.Event()
+    stop = _Wish()
 
     def wish(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 -- signal hands it over
         stop.set()
@@ -56,6 +56,15 @@ def stop_on_signals() -> Iterator[threading.Event]:
             signal.signal(signal.SIGALRM, alarm)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _Wish(threading.Event):
+    def is_set(self) -> bool:
+        found = super().is_set()
+        if found:
+            # Seen: from here on everything is brought to its end in good order, which takes its time.
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return found
 
 
 @contextlib.contextmanager

@@ -85,7 +85,9 @@ def run(options: argparse.Namespace) -> int:
         try:
             facts = run_demo(settings, console=console, stop=stop)
         except (Interrupted, KeyboardInterrupt):
-            console.print(f"stopped; all processes have ended, what there was is kept in {directory}", soft_wrap=True)
+            console.print(
+                f"stopped; all processes have ended, what there was is kept in {directory}", soft_wrap=True
+            )
             return ExitCode.INTERRUPTED
     print_summary(facts, directory=directory, console=console)
     if options.json is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from hedgerow.runs import open_finished_rounds
 from hedgerow.simulating import SimulationFacts, simulate
 from hedgerow_coordinator import CHECK_DATA, RoundRecord, StoreError, load_plan, read_test_data
 from hedgerow_edge_client import TrainerProcess
-from hedgerow_transport import start_broker
+from hedgerow_transport import BrokerUrl, LinkError, MqttLink, Topics, start_broker
 
 POLL_S = 0.1
 FAREWELL_S = 8.0
@@ -59,6 +61,13 @@ class DemoSettings:
     seed: int
     compare: bool
 
+    @property
+    def namespace(self) -> str:
+        """One of its own on a broker that others use, made from the folder's path."""
+        if self.broker is None:
+            return "default"
+        return f"demo-{hashlib.blake2b(str(self.directory.resolve()).encode(), digest_size=6).hexdigest()}"
+
 
 def run_demo(settings: DemoSettings, *, console: Console, stop: threading.Event) -> DemoFacts:
     """Run the demo; `stop` ends it.
@@ -72,7 +81,7 @@ def run_demo(settings: DemoSettings, *, console: Console, stop: threading.Event)
     """
     started = time.monotonic()
     table = LiveTable(rounds=settings.rounds, console=console)
-    say = console.print
+    say = partial(console.print, soft_wrap=True)
     work = settings.directory
     data = write_digits(work / "data", num_clients=settings.clients, seed=settings.seed)
     say(
@@ -83,7 +92,7 @@ def run_demo(settings: DemoSettings, *, console: Console, stop: threading.Event)
     _make_plans(settings, data=data.folders[0])
     _check(stop)
     with _broker(settings) as (url, name):
-        say(f"broker: {name} at {url}; coordinator and {settings.clients} clients are processes of their own")
+        say(f"broker: {name}; coordinator and {settings.clients} clients are processes of their own")
         records = _federate(settings, url=url, folders=data.folders, table=table, stop=stop)
     run_dir = work / "run"
     _check(stop)
@@ -124,17 +133,34 @@ def _make_plans(settings: DemoSettings, *, data: Path) -> None:
         force=False,
     )
     arguments = {"rounds": settings.rounds, "clients": settings.clients, "seed": settings.seed}
-    (work / "plan.toml").write_text(pruned_plan(**arguments))
+    transport = f'\n[transport]\nnamespace = "{settings.namespace}"\n'
+    (work / "plan.toml").write_text(pruned_plan(**arguments) + transport)
     (work / "plan-dense.toml").write_text(dense_plan(**arguments))
 
 
 @contextlib.contextmanager
 def _broker(settings: DemoSettings) -> Iterator[tuple[str, str]]:
     if settings.broker is not None:
-        yield settings.broker, "yours"
+        # Says at once what is wrong with it.
+        link = MqttLink(settings.broker, client_id=f"hedgerow-{settings.namespace}")
+        link.connect()
+        try:
+            yield settings.broker, f"yours at {BrokerUrl.parse(settings.broker).place}"
+        finally:
+            _clear(link, settings)
+            link.close()
         return
     with start_broker(directory=settings.directory / "broker") as broker:
-        yield broker.url, f"{broker.name}, on this machine only,"
+        yield broker.url, f"{broker.name} at {broker.url}, on this machine only"
+
+
+def _clear(link: MqttLink, settings: DemoSettings) -> None:
+    """Take what the demo has left on somebody's broker off it."""
+    topics = Topics(settings.namespace)
+    names = [f"client-{number}" for number in range(settings.clients)]
+    for topic in (topics.manifest, topics.coordinator, *map(topics.presence, names)):
+        with contextlib.suppress(LinkError):
+            link.publish(topic, b"", retain=True, qos=1)
 
 
 def _federate(
@@ -150,6 +176,7 @@ def _federate(
             processes.start(
                 folder.name,
                 *("client", str(TASK), "--broker", url, "--data", str(folder), "--name", folder.name),
+                *("--namespace", settings.namespace),
                 *("--state-dir", str(work / "state" / folder.name), "--once", "--threads", "1"),
             )
         while not processes.ended("coordinator"):

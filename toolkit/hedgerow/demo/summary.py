@@ -47,7 +47,7 @@ def _comparison(facts: DemoFacts) -> Table:
 
 
 def _kinds(facts: DemoFacts) -> Table:
-    table = Table(title="bytes at the coordinator by kind (a broadcast is sent once)", title_justify="left")
+    table = Table(title="bytes at the coordinator", title_justify="left")
     table.add_column("kind")
     table.add_column("bytes", justify="right")
     for kind, num in facts.bytes_by_kind.items():
