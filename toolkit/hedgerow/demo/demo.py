@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from hedgerow.demo.digits import write_digits
-from hedgerow.demo.facts import DemoFacts, bytes_by_kind, downlink_bytes
+from hedgerow.demo.facts import DemoFacts, bytes_by_kind, downlink_bytes, total_bytes
 from hedgerow.demo.plans import dense_plan, pruned_plan
 from hedgerow.demo.processes import Processes
 from hedgerow.demo.table import LiveTable
@@ -101,13 +101,14 @@ def run_demo(settings: DemoSettings, *, console: Console, stop: threading.Event)
     with open_finished_rounds(run_dir) as store:
         accuracy = records[-1].accuracy
         assert accuracy is not None
+        kinds = bytes_by_kind(store)
         return DemoFacts(
             accuracy=accuracy,
             dense_accuracy=None if dense is None else dense.metric,
             density=exported.density,
             rounds=len(records),
             clients=settings.clients,
-            uplink_bytes=sum(record.uplink_bytes for record in records),
+            uplink_bytes=total_bytes(kinds, "received"),
             downlink_bytes=downlink_bytes(store, records),
             dense_uplink_bytes=None if dense is None else dense.uplink_bytes,
             dense_downlink_bytes=None if dense is None else dense.downlink_bytes,
@@ -116,8 +117,8 @@ def run_demo(settings: DemoSettings, *, console: Console, stop: threading.Event)
             onnx_bytes=exported.onnx_bytes,
             onnx_max_abs_error=exported.max_abs_error,
             onnx_top1_agreement=exported.top1_agreement,
-            broadcast_bytes=sum(record.broadcast_bytes for record in records),
-            bytes_by_kind=bytes_by_kind(store),
+            broadcast_bytes=total_bytes(kinds, "sent"),
+            bytes_by_kind=kinds,
         )
 
 

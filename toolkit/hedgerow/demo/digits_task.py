@@ -1,7 +1,7 @@
 """A task file, as a user would write one: handwritten digits of 8x8 pixels and a small CNN.
 
-`hedgerow demo` splits scikit-learn's digits into one folder for each client, with a `train.npz`; the folder of the
-first also serves `hedgerow init`, which wants the test data as well.
+`hedgerow demo` splits scikit-learn's digits into one folder for each client, with a `train.npz`, and puts
+`test.npz` beside them.
 """
 
 import numpy as np

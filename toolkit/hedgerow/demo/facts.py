@@ -50,3 +50,8 @@ def bytes_by_kind(store: RunStore) -> dict[str, int]:
         for (direction, kind), num in sorted(store.traffic().items())
         if direction in ("sent", "received")
     }
+
+
+def total_bytes(kinds: Mapping[str, int], direction: str) -> int:
+    """Return the coordinator's bytes in a direction, ``sent`` or ``received``, over all kinds."""
+    return sum(num for kind, num in kinds.items() if kind.split()[0] == direction)
