@@ -245,11 +245,14 @@ class ClientSession:
             actions.append(CancelTraining(reason=f"round {training} is closed"))
         if manifest.run != self._run:
             self._enter_run(manifest.run)
-            actions.append(Say(text=f"joined run '{manifest.run}'"))
+            if not over:
+                actions.append(Say(text=f"joined run '{manifest.run}'"))
         if self._refusal is not None and self._declined != (manifest.round, manifest.attempt):
             self._refusal = None
         self._manifest = manifest
         self._leave_at = now + FAREWELL_S if over and self._once else None
+        if over and not self._once:
+            actions.append(Say(text=f"{self._farewell().reason}; waiting for the next run"))
         return actions + self._catch_up(now)
 
     def _catch_up(self, now: float) -> list[Action]:

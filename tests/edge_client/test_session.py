@@ -443,7 +443,7 @@ def test_a_round_that_closes_stops_the_training():
 def test_the_end_of_the_run_stops_the_training(state):
     leader = Leader()
     leader.lead()
-    assert kinds(leader.announce(leader.manifest(0, state))) == ["CancelTraining"]
+    assert kinds(leader.announce(leader.manifest(0, state))) == ["CancelTraining", "Say"]
 
 
 def test_a_failed_attempt_does_not_stop_the_training():
@@ -662,11 +662,12 @@ def test_a_new_run_within_the_farewell_keeps_the_client():
     assert not any(isinstance(a, Leave) for a in leader.session.tick(100.0 + FAREWELL_S))
 
 
-def test_a_client_for_all_runs_stays_and_is_quiet():
+def test_a_client_for_all_runs_stays_and_says_so_once():
     leader = Leader()
     leader.lead()
     leader.train()
     manifest = leader.manifest(1, "finished", steps=leader.step(1), base_version=0)
+    assert leader.lead(manifest) == [Say(text="run 'r' is finished; waiting for the next run")]
     assert leader.lead(manifest) == []
     assert leader.snapshot.version == 1
     assert leader.session.wake_at is None

@@ -28,6 +28,8 @@ from hedgerow_transport import (
     Broker,
     Manifest,
     MqttLink,
+    Presence,
+    Received,
     Topics,
     blob_digest,
 )
@@ -216,32 +218,70 @@ def test_a_device_without_samples_says_so(task: Path, tmp_path: Path, refused: R
     assert "samples" in said
 
 
-def test_a_model_of_another_layout_is_told_to_take_the_same_task(
-    task: Path, tmp_path: Path, refused: Run, broker: Broker
-) -> None:
-    topics = Topics("other-layout")
-    plan = BlobRef(kind="plan", digest=blob_digest(b"?"), size=1)
+def publish_manifest(broker: Broker, namespace: str, *, state: str, layout: bytes, reason: str = "") -> None:
+    """Publish the retained manifest of a run 'strange', which nobody leads."""
     manifest = Manifest(
         run="strange",
-        state="waiting",
+        state=state,
         round=1,
         attempt=1,
         version=0,
-        layout=b"l" * 16,
+        layout=layout,
         mask=b"m" * 16,
         model=b"v" * 16,
-        plan=plan,
+        plan=BlobRef(kind="plan", digest=blob_digest(b"?"), size=1),
         steps=(),
         base_version=-1,
         cohort=b"",
         deadline_s=1.0,
         chunk_bytes=49152,
-        reason="",
+        reason=reason,
     )
     link = MqttLink(broker.url, client_id="publisher")
     link.connect()
-    link.publish(topics.manifest, manifest.encode(), retain=True, qos=1)
+    link.publish(Topics(namespace).manifest, manifest.encode(), retain=True, qos=1)
     link.close()
+
+
+def test_a_client_of_a_run_that_is_over_leaves_with_its_end(
+    initialised: Path, task: Path, tmp_path: Path, refused: Run, broker: Broker
+) -> None:
+    _, layout = read_template(load_plan(initialised / "plan.toml"))
+    publish_manifest(broker, "over", state="failed", layout=layout.digest, reason="too few came")
+    call = ("client", task, "--broker", broker.url, "--namespace", "over", "--name", "a", "--once")
+    said = refused(ExitCode.RUN_FAILED, *call, "--state-dir", tmp_path / "state", within_s=40)
+    assert said.endswith("run 'strange' failed: too few came\n")
+    assert "joined" not in said
+
+
+def test_a_second_client_of_a_name_leaves_before_it_loads_torch(
+    task: Path, tmp_path: Path, refused: Run, broker: Broker
+) -> None:
+    topic = Topics("taken").presence("a")
+    link = MqttLink(broker.url, client_id="the first", filters=[topic])
+    link.connect()
+
+    def answer() -> None:
+        while True:
+            event = link.events.get()
+            if isinstance(event, Received):
+                birth = Presence(client="a", session=1, online=True, profile={"instance": "0-earlier"})
+                link.publish(topic, birth.encode(), retain=True)
+                return
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    call = ("client", task, "--broker", broker.url, "--namespace", "taken", "--name", "a")
+    said = refused(ExitCode.RUN_FAILED, *call, "--state-dir", tmp_path / "state", within_s=2)
+    thread.join(5)
+    link.close()
+    assert "another client has the name 'a': give each device its own --name" in said
+
+
+def test_a_model_of_another_layout_is_told_to_take_the_same_task(
+    task: Path, tmp_path: Path, refused: Run, broker: Broker
+) -> None:
+    publish_manifest(broker, "other-layout", state="waiting", layout=b"l" * 16)
     call = ("client", task, "--broker", broker.url, "--namespace", "other-layout", "--name", "a")
     said = refused(ExitCode.RUN_FAILED, *call, "--state-dir", tmp_path / "state", within_s=30)
     assert "the model of this task is not the one of run 'strange'" in said

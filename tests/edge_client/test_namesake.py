@@ -1,0 +1,69 @@
+"""Two clients of one name: exactly one stays, whoever asks first."""
+
+import pytest
+
+from hedgerow_edge_client.namesake import Namesake, Verdict
+from hedgerow_transport import Presence, Publication, Topics
+
+TOPICS = Topics("default")
+
+
+def namesake(token: str) -> Namesake:
+    return Namesake("pi", topics=TOPICS, token=token)
+
+
+def birth(token: str, *, online: bool = True) -> Publication:
+    message = Presence(client="pi", session=3, online=online, profile={"instance": token})
+    return Publication(topic=TOPICS.presence("pi"), payload=message.encode(), retain=True)
+
+
+def verdict(own: str, publication: Publication, *, retained: bool = False, asking: bool = False) -> Verdict:
+    return namesake(own).judge(publication.topic, publication.payload, retained=retained, asking=asking)
+
+
+def test_who_is_there_answers_a_question_and_the_asker_leaves() -> None:
+    assert verdict("1", namesake("2").question()) is Verdict.ASKED
+    assert verdict("2", birth("1"), asking=True) is Verdict.TAKEN
+
+
+def test_who_asks_leaves_also_when_the_other_clock_is_ahead() -> None:
+    assert verdict("1", birth("2"), asking=True) is Verdict.TAKEN
+
+
+def test_of_two_that_start_together_the_earlier_stays() -> None:
+    assert verdict("1", birth("2")) is Verdict.ASKED
+    assert verdict("2", birth("1")) is Verdict.TAKEN
+
+
+def test_the_question_is_older_than_any_birth_and_is_not_kept() -> None:
+    question = namesake("1").question()
+    assert not question.retain
+    assert (
+        namesake("1").judge(question.topic, question.payload, retained=False, asking=True) is Verdict.NOTHING
+    )
+
+
+@pytest.mark.parametrize(
+    "publication",
+    [
+        birth("1"),
+        Publication(topic=TOPICS.presence("other"), payload=birth("2").payload),
+        Publication(topic=TOPICS.presence("pi"), payload=b""),
+        Publication(topic=TOPICS.presence("pi"), payload=b"\xff garbage"),
+        Publication(
+            topic=TOPICS.presence("pi"),
+            payload=Presence(client="pi", session=9, online=False, profile={}).encode(),
+        ),
+    ],
+)
+def test_own_births_wills_strangers_and_garbage_mean_nothing(publication: Publication) -> None:
+    assert verdict("1", publication) is Verdict.NOTHING
+
+
+def test_a_retained_birth_may_be_of_an_earlier_life() -> None:
+    assert verdict("2", birth("1"), retained=True, asking=True) is Verdict.NOTHING
+
+
+def test_tokens_sort_by_the_time_of_the_start() -> None:
+    first = Namesake("pi", topics=TOPICS)
+    assert first.token < Namesake("pi", topics=TOPICS).token
