@@ -1,8 +1,8 @@
 """Benchmark B1: bytes to accuracy, 5 clients, MNIST with a Dirichlet(0.3) label split, 20 rounds.
 
-The same coordinator and client sessions as in a real run, over the in-memory link; bytes are whole MQTT PUBLISH
-packets of every kind (frames, chunks, manifests, offers, acknowledgements). Data comes from the folder that
-HEDGEROW_DATA names. A seed takes 10 to 15 minutes for each method on two cores.
+The same coordinator and client sessions as in a real run, over the in-memory link; bytes are whole MQTT
+PUBLISH packets of every kind (frames, chunks, manifests, offers, acks). Data comes from the folder
+that HEDGEROW_DATA names. A seed takes 10 to 15 minutes for each method on two cores.
 
     HEDGEROW_DATA=... python -m benchmarks.b1 --json b1.json --seeds 7 13 21 42 100
 """
@@ -78,7 +78,7 @@ codec_id = "float32"
 def write_data(pack_path: Path, directory: Path, *, seed: int) -> dict[str, Path | None]:
     """Split a pack among the clients; return their folders by name."""
     with np.load(pack_path, allow_pickle=False) as pack:
-        x_train, y_train, x_test, y_test = (pack[keys[n]] for n in ("x_train", "y_train", "x_test", "y_test"))
+        x_train, y_train, x_test, y_test = (pack[n] for n in ("x_train", "y_train", "x_test", "y_test"))
     directory.mkdir(parents=True)
     np.savez(directory / "test.npz", inputs=_scaled(x_test), targets=y_test.astype(np.int64))
     folders: dict[str, Path | None] = {}
