@@ -290,6 +290,22 @@ def test_a_coordinator_that_waits_for_clients_stops_at_once(
         command.close()
 
 
+def test_an_interrupted_simulation_ends_its_trainers(plan: Path, task: Path, tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    call = ("simulate", plan, "--task", task, "--data", tmp_path, "--clients", 3, "--workers", 2)
+    command = Command(tmp_path / "log", *call)
+    try:
+        command.wait_for(r"round +1/")
+        trainers = psutil.Process(command.pid).children()
+        assert len(trainers) == 3
+        code, seconds = command.end(signal.SIGINT, timeout_s=15)
+        assert (code, seconds < 5) == (ExitCode.INTERRUPTED, True)
+        assert command.said.endswith("hedgerow simulate: interrupted\n")
+        assert psutil.wait_procs(trainers, timeout=3)[1] == []
+    finally:
+        command.close()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_client_that_loads_torch_stops_at_once_and_leaves_no_trainer(
     task: Path, tmp_path: Path, broker: Broker, number: signal.Signals

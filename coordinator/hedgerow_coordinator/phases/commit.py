@@ -13,6 +13,7 @@ from hedgerow_coordinator.federation import Federation
 from hedgerow_coordinator.intake import Intake
 from hedgerow_coordinator.phases.absent import NoIntake
 from hedgerow_coordinator.phases.phase import Phase
+from hedgerow_coordinator.plan import Plan
 from hedgerow_coordinator.pruning import prune
 from hedgerow_coordinator.records import RoundRecord
 from hedgerow_coordinator.server_model import averaged, stepped
@@ -66,7 +67,7 @@ class Commit(NoIntake):
         federation.store.record_traffic(record.round, traffic)
         federation.store.commit_round(record, state)
         federation.state, federation.attempt, federation.invited = state, 1, frozenset()
-        federation.say(_sentence(record, rounds=federation.plan.run.rounds))
+        federation.say(_sentence(record, plan=federation.plan))
         return self._following(final=final)
 
     def tick(self, now: float) -> Phase | None:
@@ -104,10 +105,10 @@ class Commit(NoIntake):
         return Gather(federation, wanted=wanted)
 
 
-def _sentence(record: RoundRecord, *, rounds: int) -> str:
-    measured = "" if record.accuracy is None else f"  metric {record.accuracy:.4f}"
+def _sentence(record: RoundRecord, *, plan: Plan) -> str:
+    measured = "" if record.accuracy is None else f"  {plan.evaluate.metric} {record.accuracy:.4f}"
     return (
-        f"round {record.round:>3}/{rounds}  {record.updates}/{record.cohort} clients  "
+        f"round {record.round:>3}/{plan.run.rounds}  {record.updates}/{record.cohort} clients  "
         f"density {record.density:.3f}{measured}  up {record.uplink_bytes:,} B  "
         f"down {record.broadcast_bytes:,} B  {record.seconds:.1f} s"
     )
