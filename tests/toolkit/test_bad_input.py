@@ -346,9 +346,11 @@ def both(project: Path, task: Path, state: Path) -> list[tuple[object, ...]]:
 def test_an_absent_broker_is_named_before_torch_is_loaded(
     project: Path, task: Path, tmp_path: Path, refused: Run
 ) -> None:
-    for call in both(project, task, tmp_path / "state"):
+    calls = [*both(project, task, tmp_path / "state"), ("demo", "--output", tmp_path / "demo", "--broker")]
+    for call in calls:
         said = refused(ExitCode.BROKER, *call, NOBODY)
         assert "127.0.0.1:1" in said
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_web_server_is_no_broker(

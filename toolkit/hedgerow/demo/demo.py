@@ -83,15 +83,16 @@ def run_demo(settings: DemoSettings, *, console: Console, stop: threading.Event)
     table = LiveTable(rounds=settings.rounds, console=console)
     say = partial(console.print, soft_wrap=True)
     work = settings.directory
-    data = write_digits(work / "data", num_clients=settings.clients, seed=settings.seed)
-    say(
-        f"{data.num_train:,} handwritten digits on {settings.clients} clients (label split Dirichlet(0.3)), "
-        f"{data.num_test} held out for the test"
-    )
-    say("exporting the model's ONNX template ...")
-    _make_plans(settings, data=data.folders[0])
-    _check(stop)
+    # First of all: without a broker there is nothing to prepare for.
     with _broker(settings) as (url, name):
+        data = write_digits(work / "data", num_clients=settings.clients, seed=settings.seed)
+        say(
+            f"{data.num_train:,} handwritten digits on {settings.clients} clients "
+            f"(label split Dirichlet(0.3)), {data.num_test} held out for the test"
+        )
+        say("exporting the model's ONNX template ...")
+        _make_plans(settings, data=data.folders[0])
+        _check(stop)
         say(f"broker: {name}; coordinator and {settings.clients} clients are processes of their own")
         records = _federate(settings, url=url, folders=data.folders, table=table, stop=stop)
     run_dir = work / "run"
