@@ -47,9 +47,9 @@ def write_digits(directory: Path, *, num_clients: int, seed: int) -> DigitsData:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise UsageError("the demo needs scikit-learn: pip install 'hedgerow[demo]'") from error
-    pack = load_digits()
-    images = (pack.images / 16.0).astype(np.float32)[:, None]
-    labels = pack.target.astype(np.int64)
+    flat, labels = load_digits(return_X_y=True)
+    images = (flat / 16.0).astype(np.float32).reshape(-1, 1, 8, 8)
+    labels = labels.astype(np.int64)
     held_out = np.zeros(len(labels), np.bool_)
     for label in range(10):
         held_out[np.flatnonzero(labels == label)[::TEST_SHARE]] = True
