@@ -69,12 +69,17 @@ class _Wish(threading.Event):
 
 @contextlib.contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, so that temporary folders and child processes are cleared away."""
+    """Let SIGTERM do what Ctrl-C does, so that temporary folders and child processes are cleared away.
+
+    Ctrl-C is set, too: a shell that starts us in the background may have had SIGINT ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
