@@ -68,8 +68,8 @@ class _Wish(threading.Event):
 
 
 @contextlib.contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, so that temporary folders and child processes are cleared away.
+def interrupted_by_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM interrupt, so that temporary folders and child processes are cleared away.
 
     Ctrl-C is set, too: a shell that starts us in the background may have had SIGINT ignored.
     """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from hedgerow.commands import client, coordinator, demo, doctor, export, init, inspect, report, simulate
-from hedgerow.console import interrupted_by_sigterm, mute
+from hedgerow.console import interrupted_by_signals, mute
 from hedgerow.exit_codes import EXPECTED_ERRORS, MEANINGS, ExitCode, code_of
 
 COMMANDS = {
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parser().parse_args(arguments)
     try:
-        with interrupted_by_sigterm():
+        with interrupted_by_signals():
             code = int(COMMANDS[options.command].run(options))
             sys.stdout.flush()
             return code
