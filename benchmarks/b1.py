@@ -95,7 +95,7 @@ def _scaled(images: np.ndarray) -> np.ndarray:
     return (images.astype(np.float32) / 255.0).reshape(len(images), 1, 28, 28)
 
 
-def run_method(text: str, work: Path, folders: dict[str, Path | None]) -> SimulationFacts:
+def run_method(text: str, work: Path, folders: dict[str, Path | None], *, workers: int) -> SimulationFacts:
     """Run one plan; return its facts."""
     (work / "plan.toml").write_text(text)
     with tempfile.TemporaryDirectory(prefix="hedgerow-b1-") as scratch:
@@ -104,7 +104,7 @@ def run_method(text: str, work: Path, folders: dict[str, Path | None]) -> Simula
             task=TASK,
             clients=folders,
             run_dir=Path(scratch, "run"),
-            workers=2,
+            workers=workers,
             say=lambda sentence: print(f"    {sentence}", file=sys.stderr, flush=True),
         )
 
@@ -129,9 +129,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pack", choices=sorted(TARGETS), default="mnist_writers")
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=sorted(METHODS))
     parser.add_argument(
-        "--step", type=float, default=8.0, help="uplink step of the codec, in RMS of an update"
+        "--step",
+        type=float,
+        nargs=2,
+        default=[8.0, 2.0],
+        metavar=("FIRST", "LAST"),
+        help="uplink step of the codec in the first and in the last round, in RMS of an update",
     )
-    parser.add_argument("--down-step", type=float, default=8.0, help="the same for the way down")
+    parser.add_argument(
+        "--down-step",
+        type=float,
+        nargs=2,
+        default=[8.0, 2.0],
+        metavar=("FIRST", "LAST"),
+        help="the same for the way down",
+    )
+    parser.add_argument("--workers", type=int, default=2, help="clients that train at the same time")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args(arguments)
     folder = os.environ.get("HEDGEROW_DATA")
@@ -167,7 +180,7 @@ def _one(
         step=options.step,
         down_step=options.down_step,
     )
-    facts = run_method(text, work, folders)
+    facts = run_method(text, work, folders, workers=options.workers)
     return {
         "method": method,
         "seed": seed,

@@ -67,6 +67,13 @@ class DecodedUpdate:
         assert self.dense is not None
         return int(np.count_nonzero(self.dense))
 
+    @property
+    def largest(self) -> float:
+        """Largest magnitude among the entries; NaN if one is NaN. Takes O(k) for the integer form."""
+        entries = self.dense if self.dense is not None else self._products(1)
+        # Not the maximum of magnitudes, which would be a copy of them all.
+        return float(max(entries.max(initial=0), -entries.min(initial=0)))
+
     def values(self) -> NDArray[np.float32]:
         """Return the live vector, float32, shape ``(num_live,)``; the same bits on every machine."""
         if self.dense is not None:

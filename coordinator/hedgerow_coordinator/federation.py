@@ -69,7 +69,7 @@ class Federation:
             weight_decay=training.weight_decay,
             proximal_mu=training.proximal_mu,
             max_seconds=training.max_seconds,
-            codec=dict(self.plan.codec.uplink),
+            codec=self.plan.uplink_at(self.round),
         )
 
     def publish_manifest(self, state: str, *, cohort: tuple[str, ...] = (), reason: str = "") -> None:

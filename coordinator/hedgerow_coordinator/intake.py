@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from hedgerow_codecs import CodecError, DecodedUpdate, FrameKind, decode_frame, max_frame_bytes
 from hedgerow_coordinator.aggregate import MAX_WEIGHT, Aggregator
 from hedgerow_coordinator.errors import AggregationError
@@ -215,9 +213,10 @@ class Intake:
 
     def _decode(self, frame: bytes) -> DecodedUpdate:
         update = decode_frame(frame, kind=FrameKind.UPDATE, mask=self._mask, base=self._base)
-        largest = float(np.abs(update.values()).max(initial=0.0))
-        if not largest < MAX_CHANGE:
-            raise AggregationError(f"it moves a weight by {largest:g}, at most {MAX_CHANGE:g} is allowed")
+        if not update.largest < MAX_CHANGE:
+            raise AggregationError(
+                f"it moves a weight by {update.largest:g}, at most {MAX_CHANGE:g} is allowed"
+            )
         return update
 
     def _add(self, record: UpdateRecord, update: DecodedUpdate) -> None:

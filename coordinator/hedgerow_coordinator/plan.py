@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hedgerow_codecs import CodecError, ConfigError, codec_from_config
+from hedgerow_coordinator.codec_schedule import codec_config_at
 from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.pruning.policy import PruningPolicy
 from hedgerow_coordinator.settings import (
@@ -132,18 +133,30 @@ def _default_codec() -> Mapping[str, object]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecSettings:
-    """``[codec.uplink]`` and ``[codec.downlink]``: configurations for `hedgerow_codecs.codec_from_config`."""
+    """``[codec.uplink]`` and ``[codec.downlink]``: configurations for `hedgerow_codecs.codec_from_config`.
+
+    A number may be a list of two, for the first and for the last round; see `codec_config_at`.
+    """
 
     uplink: Mapping[str, object] = field(default_factory=_default_codec)
     downlink: Mapping[str, object] = field(default_factory=_default_codec)
 
     def __post_init__(self) -> None:
         for name, config in (("uplink", self.uplink), ("downlink", self.downlink)):
-            try:
-                codec_from_config(config)
-            except CodecError as error:
-                key = error.key if isinstance(error, ConfigError) and error.key in config else "codec_id"
-                raise SettingError(f"is refused: {error}", table=f"codec.{name}", key=key) from error
+            for end in (1, 2):
+                _check_codec(config, end=end, table=f"codec.{name}")
+
+
+def _check_codec(config: Mapping[str, object], *, end: int, table: str) -> None:
+    """Raise `SettingError` unless the first (1) or last (2) round's configuration makes a codec."""
+    try:
+        codec_from_config(codec_config_at(config, round=end, rounds=2))
+    except CodecError as error:
+        key = error.key if isinstance(error, ConfigError) and error.key in config else "codec_id"
+        raise SettingError(f"is refused: {error}", table=table, key=key) from error
+    except ValueError as error:
+        key = next(key for key in config if str(error).startswith(f"{key} "))
+        raise SettingError(str(error).removeprefix(f"{key} "), table=table, key=key) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +229,14 @@ class Plan:
                 table="pruning",
                 key="end_round" if pruning.schedule == "cubic" else "start_round",
             )
+
+    def uplink_at(self, round_number: int) -> dict[str, object]:
+        """Return the codec configuration of the updates of a round, from 1."""
+        return codec_config_at(self.codec.uplink, round=round_number, rounds=self.run.rounds)
+
+    def downlink_at(self, round_number: int) -> dict[str, object]:
+        """Return the codec configuration of the step that a round ends with."""
+        return codec_config_at(self.codec.downlink, round=round_number, rounds=self.run.rounds)
 
     @property
     def template_path(self) -> Path:

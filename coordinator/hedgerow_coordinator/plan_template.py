@@ -36,7 +36,8 @@ server_learning_rate = 1.0   # 1 = FedAvg
 
 [codec.uplink]               # how updates are coded on the way to the coordinator
 codec_id = "deadzone"        # others: topk, ternary, randk, uniform, integer, fp16, float32 (lossless)
-# step = 2.0                 # in root mean squares of an update; larger sends fewer bytes
+# step = 2.0                 # in root mean squares of an update; larger sends fewer bytes; [8.0, 2.0] goes
+#                            # from 8 in the first round to 2 in the last
 # deadzone = 0.6             # half-width of what becomes zero, in steps
 # tradeoff = 0.18            # leaves codes out where a bit is worth more than their error; 0 keeps all
 

@@ -62,6 +62,15 @@ def test_ternary_has_one_magnitude_for_all_tensors() -> None:
     assert sent({"codec_id": "ternary", "fraction": 1.0}, [0, -3, 0.5, 0], dense(2, 2)).num_nonzero == 2
 
 
+@pytest.mark.parametrize(
+    "config", [{"codec_id": "topk", "fraction": 0.5, "bits": 8}, {"codec_id": "float32"}]
+)
+def test_the_largest_magnitude_is_known_without_the_dense_vector(config: dict) -> None:
+    decoded = sent(config, [1, -3, 0.5, 0], dense(2, 2))
+    assert decoded.largest == np.abs(decoded.values()).max() == pytest.approx(3, rel=0.01)
+    assert sent(config, [0.0, 0.0], dense(2)).largest == 0
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_integers_of_all_clients_are_on_one_grid(packed: bool) -> None:
     config = {"codec_id": "integer", "step": 0.25, "bits": 3, "packed": packed}

@@ -57,6 +57,17 @@ def test_the_template_tells_the_codec_s_defaults() -> None:
     }
 
 
+def test_a_codec_s_number_may_move_from_round_to_round() -> None:
+    text = "[codec.uplink]\ncodec_id = 'deadzone'\nstep = [8, 2.0]\n"
+    text += "[pruning]\npolicy = 'none'\n"
+    plan = parse_plan(f"[run]\nname = 'a'\nrounds = 3\n{text}".encode())
+    assert [plan.uplink_at(number)["step"] for number in (1, 2, 3, 4)] == pytest.approx([8, 4, 2, 2])
+    assert plan.uplink_at(3) == {"codec_id": "deadzone", "step": 2.0}
+    assert plan.downlink_at(1) == {"codec_id": "deadzone"}
+    assert parse_plan(plan.to_toml().encode()) == plan
+    assert parse_plan(f"[run]\nname = 'a'\nrounds = 1\n{text}".encode()).uplink_at(1)["step"] == 8
+
+
 def test_toml_is_read_back_equal() -> None:
     plan = Plan(
         run=RunSettings(name="a", rounds=30, seed=2**63 - 1),
@@ -129,6 +140,18 @@ def test_a_whole_number_serves_as_a_number() -> None:
             SMALL + "[codec.downlink]\ncodec_id = 'deadzone'\nstap = 1",
             "line 5: [codec.downlink] stap is refused: codec 'deadzone' has no setting 'stap'; "
             "did you mean 'step'?",
+        ),
+        (
+            SMALL + "[codec.uplink]\ncodec_id = 'deadzone'\nstep = [8, 100]",
+            "line 5: [codec.uplink] step is refused: codec 'deadzone': step must be from 0.000976562 to 64, got 100.0",
+        ),
+        (
+            SMALL + "[codec.uplink]\ncodec_id = 'deadzone'\nstep = [8, 0]",
+            "line 5: [codec.uplink] step must be a value or two numbers above 0, [first round's, last round's]",
+        ),
+        (
+            SMALL + "[codec.uplink]\ncodec_id = 'deadzone'\nstep = [8, 4, 2]",
+            "line 5: [codec.uplink] step must be a value or two numbers above 0, [first round's, last round's]",
         ),
         (
             SMALL + "[codec.uplink]\na = 1979-05-27",

@@ -79,7 +79,7 @@ class Commit(NoIntake):
         mask = federation.state.mask
         if federation.round < plan.run.rounds:
             mask = prune(weights, mask=mask, policy=plan.pruning, round=federation.round + 1)
-        codec = codec_from_config(plan.codec.downlink)
+        codec = codec_from_config(plan.downlink_at(federation.round))
         state, steps = stepped(federation.state, weights, mask=mask, codec=codec)
         federation.routes.add(state.version, steps)
         return replace(state, notes=federation.routes.notes())
