@@ -168,7 +168,7 @@ def read_header(frame: bytes) -> FrameHeader:
     payload_bytes = len(frame) - start - _CHECKSUM_BYTES
     if payload_bytes < 0:
         raise TruncatedFrameError(f"a frame of kind {kind.name} has more than {len(frame)} bytes")
-    if zlib.crc32(frame[:-_CHECKSUM_BYTES]) != int.from_bytes(frame[-_CHECKSUM_BYTES:], "little"):
+    if zlib.crc32(memoryview(frame)[:-_CHECKSUM_BYTES]) != int.from_bytes(frame[-_CHECKSUM_BYTES:], "little"):
         raise ChecksumError(f"frame of {len(frame)} bytes was damaged or cut on the way")
     bounds = pairwise(accumulate(_digest_bytes(kind), initial=_DIGESTS_START))
     layout, mask, base = (bytes(frame[begin:end]) for begin, end in bounds)
@@ -185,11 +185,21 @@ def read_header(frame: bytes) -> FrameHeader:
 
 
 def max_frame_bytes(layout: Layout) -> int:
-    """Return a bound on the size of any frame for this layout, bytes.
+    """Return a bound on the size of any frame for this layout, bytes; longer ones are refused.
 
     No codec writes more: float32 is the widest, and the entropy stages fall back before they grow beyond it.
     """
     return 1024 + 4 * len(layout.tensors) + 4 * layout.num_parameters + layout.num_parameters // 64
+
+
+def max_decode_bytes(mask: Mask) -> int:
+    """Return a bound on the memory that decoding any frame under this mask takes beyond the frame, bytes.
+
+    For mask frames, the mask of the layout in which everything is live. The fixed part is tables, which do
+    not grow with the model.
+    """
+    layout = mask.layout
+    return (4 << 20) + 1024 * len(layout.tensors) + 8 * layout.num_parameters + 64 * mask.num_live
 
 
 def model_digest(flat: NDArray[np.float32], *, mask: Mask) -> bytes:
@@ -222,6 +232,10 @@ def seal(payload: bytes, *, kind: FrameKind, codec: int, mask: Mask, base: bytes
 def unseal(frame: bytes, *, layout: Layout, mask: bytes | None, base: bytes) -> bytes:
     """Return the payload of a frame whose digests are those expected; `mask` None is not compared."""
     header = read_header(frame)
+    if len(frame) > max_frame_bytes(layout):
+        raise TruncatedFrameError(
+            f"frame has {len(frame)} bytes, for this layout at most {max_frame_bytes(layout)} are read"
+        )
     wanted = (
         ("layout", layout.digest, header.layout),
         ("mask", mask, header.mask),

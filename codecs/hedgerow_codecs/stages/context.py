@@ -37,6 +37,7 @@ _FASTER = 28
 _SMALL = 1 << 16
 _FEW_LEVELS = _FEW_EXCESSES = 32
 _FEW_SIGNS = 128
+_BLOCK = 1 << 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,10 @@ class ContextCoder:
             negative = reader.bits(negative.size)
         if 0 < large.size < _FEW_EXCESSES:
             buckets = read_unary(reader, count=large.size)
-        magnitudes[large] += unbucket(buckets, reader.bits(int(low_bits(buckets).sum())))
+        for start in range(0, large.size, _BLOCK):  # in blocks: each raw bit takes dozens of bytes on its way
+            some = buckets[start : start + _BLOCK]
+            raw = reader.bits(int(low_bits(some).sum()))
+            magnitudes[large[start : start + _BLOCK]] += unbucket(some, raw)
         reader.end_bits()
         negative = negative if self.signed else np.zeros(positions.size, np.bool_)
         codes = np.where(negative, -magnitudes, magnitudes).astype(np.int32)
