@@ -57,6 +57,7 @@ PLAN = RoundPlan(
     learning_rate=0.01,
     codec={"codec_id": "deadzone", "step": 0.5, "stages": ["rans", {"lanes": 4}], "x": None, "y": True},
     max_seconds=60.0,
+    feedback="ef21",
 )
 MESSAGES: tuple[Message, ...] = (
     MANIFEST,
@@ -64,7 +65,9 @@ MESSAGES: tuple[Message, ...] = (
     Sync(version=-1, model=D),
     Route(version=4, steps=(UPDATE, UPDATE), base_version=-1),
     Need(digest=D, bitmap=b"\x05"),
-    Offer(run="run-1", round=3, update=UPDATE, num_samples=10, metrics={"loss": 0.5}, train_s=1.5),
+    Offer(
+        run="run-1", round=3, update=UPDATE, num_samples=10, metrics={"loss": 0.5}, train_s=1.5, estimate=D
+    ),
     Accept(run="run-1", round=3, digest=D, have=b"\x01"),
     Ack(run="run-1", round=3, digest=D, status="late", reason="the round is over"),
     Decline(run="run-1", round=3, reason="too warm"),
@@ -329,6 +332,7 @@ def test_values_are_brought_to_one_form() -> None:
         ({"metrics": {str(i): 0.0 for i in range(17)}}, "Offer.metrics: has 17 entries, at most 16"),
         ({"update": b"x"}, "Offer.update: must be a BlobRef, is a bytes"),
         ({"chunk_bytes": 2**21}, "Offer.chunk_bytes: must be an integer from 16 to 1048576"),
+        ({"estimate": bytes(8)}, "Offer.estimate: must have 0 to 16 bytes in steps of 16, has 8"),
         ({"train_s": 10**400}, "Offer.train_s: must be a finite number"),
     ],
 )
@@ -337,6 +341,17 @@ def test_a_wrong_value_is_a_sentence(changes: dict[str, object], sentence: str) 
     with pytest.raises(MessageError) as caught:
         dataclasses.replace(offer, **changes)  # type: ignore[arg-type]
     assert str(caught.value).startswith(sentence)
+
+
+def test_messages_from_before_there_was_a_choice_of_feedback_are_valid() -> None:
+    plan = msgpack.unpackb(PLAN.encode())
+    offer = msgpack.unpackb(Offer(run="run-1", round=3, update=UPDATE, num_samples=10).encode())
+    del plan["f"], offer["e"]
+    assert decode_message(msgpack.packb(plan), RoundPlan).feedback == "residual"
+    assert decode_message(msgpack.packb(offer), Offer).estimate == b""
+    # A word of a later version is one that a client can name.
+    later = msgpack.packb(plan | {"f": "ef99"})
+    assert decode_message(later, RoundPlan).feedback == "ef99"
 
 
 def test_codec_config_is_json_and_shallow() -> None:

@@ -19,10 +19,12 @@ from hedgerow_transport.manifest import (
     Blobs,
 )
 from hedgerow_transport.message import Message, decode_one_of, on_wire
+from hedgerow_transport.topics import DIGEST_BYTES
 
-ACK_STATUSES = ("accepted", "duplicate", "late", "refused")
+ACK_STATUSES = ("accepted", "duplicate", "late", "refused", "anew")
 MAX_ROUTE_STEPS = 64
 BITMAP = Octets(0, MAX_BITMAP_BYTES)
+DIGEST_OR_EMPTY = Octets(0, DIGEST_BYTES, unit=DIGEST_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ class Offer(Message):
     """Offer an update: what it is, what it weighs (``num_samples``), and what it took to make it.
 
     ``received_bytes`` are the PUBLISH bytes that reached this client since its last offer; ``train_s`` is in
-    seconds.
+    seconds; ``estimate`` is the digest of the EF21 estimate that the update is relative to.
     """
 
     TAG: ClassVar[int] = 6
@@ -78,6 +80,7 @@ class Offer(Message):
     received_bytes: int = field(default=0, metadata=on_wire("g", Integer(0, MAX_TOTAL)))
     train_s: float = field(default=0.0, metadata=on_wire("s", Real(0.0, 1e8)))
     chunk_bytes: int = field(default=DEFAULT_CHUNK_BYTES, metadata=on_wire("c", CHUNK_BYTES))
+    estimate: bytes = field(default=b"", metadata=on_wire("e", DIGEST_OR_EMPTY))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from hedgerow_transport.topics import DIGEST_BYTES
 BLOB_KINDS = ("plan", "seed", "keyframe", "mask", "mask_delta", "model_delta", "update")
 MANIFEST_STATES = ("waiting", "round", "finished", "failed")
 RUN_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+FEEDBACK_PATTERN = "[a-z0-9-]{1,16}"
 COHORT_HASH_BYTES = 4
 MAX_COHORT = 120
 MAX_MANIFEST_STEPS = 8
@@ -166,6 +167,8 @@ class RoundPlan(Message):
     proximal_mu: float = field(default=0.0, metadata=on_wire("p", Real(0.0, 1e6)))
     codec: Mapping[str, Any] = field(metadata=on_wire("c", Config()))
     max_seconds: float = field(metadata=on_wire("x", Real(0.0, 1e8)))
+    # A word and not a choice: a client must be able to name the one that it does not know.
+    feedback: str = field(default="residual", metadata=on_wire("f", Name(FEEDBACK_PATTERN)))
 
 
 def chunk_count(size: int, chunk_bytes: int) -> int:
