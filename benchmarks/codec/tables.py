@@ -1,0 +1,128 @@
+"""The rate table: bytes of Hedgerow and of nncodec at equal signal-to-noise ratio."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from benchmarks.codec.cases import Case
+from benchmarks.codec.codecs import hedgerow_curve
+from benchmarks.codec.measures import geometric_mean
+from benchmarks.codec.nnc import NncodecBytes
+
+TARGETS_DB = (2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 24.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """Bytes of all vectors of a case together, each at the same signal-to-noise ratio.
+
+    `entropy` is the per-tensor zeroth-order entropy of Hedgerow's symbols in bytes; None means that a coder
+    does not get there or was not measured.
+    """
+
+    case: str
+    snr_db: float
+    hedgerow: float | None
+    trellis: float | None
+    plain: float | None
+    entropy: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Hedgerow's bytes over those of nncodec with its trellis."""
+        return self.hedgerow / self.trellis if self.hedgerow and self.trellis else None
+
+    @property
+    def ratio_best(self) -> float | None:
+        """Hedgerow's bytes over the fewer of nncodec's with and without its trellis."""
+        if not self.hedgerow or not self.trellis or not self.plain:
+            return None
+        return self.hedgerow / min(self.trellis, self.plain)
+
+    @property
+    def ratio_entropy(self) -> float | None:
+        """Hedgerow's bytes over the entropy of its symbols."""
+        return self.hedgerow / self.entropy if self.hedgerow and self.entropy else None
+
+    def to_json(self) -> dict[str, object]:
+        """Return the cell and its ratios."""
+        return {
+            **asdict(self),
+            "ratio": self.ratio,
+            "ratio_best": self.ratio_best,
+            "ratio_entropy": self.ratio_entropy,
+        }
+
+
+HEADER = f"{'case':17} {'dB':>4} {'hedgerow':>9} {'trellis':>9} {'plain':>9}  {'/trellis':>8} {'/best':>6} {'/entropy':>8}"
+
+
+def row(cell: Cell) -> str:
+    """Return a cell as a line under `HEADER`."""
+
+    def whole(value: float | None) -> str:
+        return f"{value:9.0f}" if value is not None else f"{'-':>9}"
+
+    def share(value: float | None, width: int) -> str:
+        return f"{value:{width}.3f}" if value is not None else f"{'-':>{width}}"
+
+    return (
+        f"{cell.case:17} {cell.snr_db:4g} {whole(cell.hedgerow)} {whole(cell.trellis)} {whole(cell.plain)}"
+        f"  {share(cell.ratio, 8)} {share(cell.ratio_best, 6)} {share(cell.ratio_entropy, 8)}"
+    )
+
+
+def rate_table(
+    cases: Iterable[Case],
+    *,
+    targets_db: Sequence[float],
+    settings: Mapping[str, object],
+    peer: NncodecBytes | None,
+) -> list[Cell]:
+    """Measure every case at every ratio; print each cell as it is known."""
+    print(HEADER, flush=True)
+    cells: list[Cell] = []
+    for case in cases:
+        curves = [hedgerow_curve(case, vector, settings=settings) for vector in case.vectors]
+        for target in targets_db:
+            points = [curve.at(target) for curve in curves]
+            ours = [point for point in points if point is not None]
+            whole = len(ours) == len(points)
+            cell = Cell(
+                case=case.name,
+                snr_db=target,
+                hedgerow=sum(point.num_bytes for point in ours) if whole else None,
+                entropy=sum(point.entropy_bytes or 0 for point in ours) if whole else None,
+                trellis=_peer_bytes(peer, case, target, trellis=True),
+                plain=_peer_bytes(peer, case, target, trellis=False),
+            )
+            print(row(cell), flush=True)
+            cells.append(cell)
+    return cells
+
+
+def _peer_bytes(peer: NncodecBytes | None, case: Case, target: float, *, trellis: bool) -> float | None:
+    if peer is None:
+        return None
+    sizes = [peer.at(case, vector, target, trellis=trellis) for vector in case.vectors]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
+
+
+def rate_summary(cells: Sequence[Cell]) -> dict[str, float | None]:
+    """Return geometric means and worst cells; None where nothing was measured."""
+    summary: dict[str, float | None] = {}
+    for name, ratios in (
+        ("bytes_vs_nncodec", [cell.ratio for cell in cells]),
+        ("bytes_vs_nncodec_best", [cell.ratio_best for cell in cells]),
+        ("bytes_vs_entropy", [cell.ratio_entropy for cell in cells]),
+    ):
+        known = [ratio for ratio in ratios if ratio is not None]
+        missing = len(ratios) - len(known)
+        if known and missing:
+            print(f"{name}: {missing} of {len(ratios)} cells are not in it", file=sys.stderr)
+        summary[name] = geometric_mean(known) if known else None
+        summary[f"{name}_worst"] = max(known, default=None)
+    return summary
