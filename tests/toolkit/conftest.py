@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,18 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         pytest.fail(f"Mosquitto is missing: apt-get install mosquitto ({error})")
     with started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def open_directory_factory() -> Iterator[Callable[[], Path]]:
+    """Make directories that the user `mosquitto` can enter, which those of pytest are not under root."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(Path(tempfile.mkdtemp(prefix="hedgerow-test-")))
+        made[-1].chmod(0o755)
+        return made[-1]
+
+    yield make
+    for directory in made:
+        shutil.rmtree(directory)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +86,21 @@ def mosquitto() -> Callable[..., Broker]:
             pytest.fail(f"Mosquitto is missing: apt-get install mosquitto ({error})")
 
     return start
+
+
+@pytest.fixture(scope="session")
+def open_directory_factory() -> Iterator[Callable[[], Path]]:
+    """Make directories that the user `mosquitto` can enter, which those of pytest are not under root."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(Path(tempfile.mkdtemp(prefix="hedgerow-test-")))
+        made[-1].chmod(0o755)
+        return made[-1]
+
+    yield make
+    for directory in made:
+        shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from hedgerow_transport import Broker, BrokerError, BrokerFacts, BrokerMissing, probe_broker, start_broker
+from hedgerow_transport import (
+    Broker,
+    BrokerError,
+    BrokerFacts,
+    BrokerMissing,
+    MosquittoConfig,
+    probe_broker,
+    start_broker,
+)
 from hedgerow_transport import broker as broker_module
 
 
@@ -77,7 +85,7 @@ def test_a_busy_port_is_named(broker: Broker, tmp_path: Path) -> None:
 def test_a_broker_that_dies_at_start_shows_its_log(
     mosquitto: Callable[..., Broker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker_module, "_mosquitto_config", lambda port: "no_such_option 1\n")
+    monkeypatch.setattr(MosquittoConfig, "render", lambda config, version: "no_such_option 1\n")
     with pytest.raises(BrokerError, match=r"\(mosquitto\) ended at its start: .*no_such_option"):
         mosquitto(tmp_path)
 

@@ -7,13 +7,25 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from hedgerow.commands import client, coordinator, demo, doctor, export, init, inspect, report, simulate
+from hedgerow.commands import (
+    broker,
+    client,
+    coordinator,
+    demo,
+    doctor,
+    export,
+    init,
+    inspect,
+    report,
+    simulate,
+)
 from hedgerow.console import interrupted_by_signals, mute
 from hedgerow.exit_codes import EXPECTED_ERRORS, MEANINGS, ExitCode, code_of
 
 COMMANDS = {
     "demo": demo,
     "init": init,
+    "broker": broker,
     "coordinator": coordinator,
     "client": client,
     "simulate": simulate,

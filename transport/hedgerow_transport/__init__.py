@@ -4,7 +4,7 @@ from hedgerow_transport import bitmap
 from hedgerow_transport.bitmap import count, indices, union
 from hedgerow_transport.blob import BlobAssembler, blob_chunk, blob_digest
 from hedgerow_transport.blob_store import BlobStore
-from hedgerow_transport.broker import Broker, start_broker
+from hedgerow_transport.broker import Broker, run_mosquitto, start_broker
 from hedgerow_transport.broker_url import BrokerUrl
 from hedgerow_transport.child import die_with_parent
 from hedgerow_transport.chunk import CHUNK_HEADER_BYTES, decode_chunk, encode_chunk
@@ -14,6 +14,7 @@ from hedgerow_transport.errors import (
     BrokerError,
     BrokerMissing,
     BrokerRefused,
+    BrokerSettingError,
     BrokerUnreachable,
     BrokerUrlError,
     LinkClosed,
@@ -55,6 +56,15 @@ from hedgerow_transport.manifest import (
 )
 from hedgerow_transport.memory_hub import MemoryHub, MemoryLink
 from hedgerow_transport.message import MESSAGE_VERSION, Message, decode_message
+from hedgerow_transport.mosquitto_config import (
+    COORDINATOR_IDENTITY,
+    MosquittoConfig,
+    TlsFiles,
+    acl_text,
+    find_mosquitto,
+    mosquitto_version,
+)
+from hedgerow_transport.mosquitto_process import MOSQUITTO_CONFIG_NAME
 from hedgerow_transport.mqtt_link import MqttLink
 from hedgerow_transport.presence import CoordinatorState, Presence
 from hedgerow_transport.probe import BrokerFacts, probe_broker
@@ -74,6 +84,7 @@ __all__ = [
     "ACK_STATUSES",
     "BLOB_KINDS",
     "CHUNK_HEADER_BYTES",
+    "COORDINATOR_IDENTITY",
     "DEFAULT_CHUNK_BYTES",
     "MANIFEST_STATES",
     "MAX_CHUNK_BYTES",
@@ -82,6 +93,7 @@ __all__ = [
     "MAX_ROUTE_STEPS",
     "MESSAGE_VERSION",
     "MIN_CHUNK_BYTES",
+    "MOSQUITTO_CONFIG_NAME",
     "NAME_PATTERN",
     "TOPIC_ROOT",
     "UNFINISHED",
@@ -97,6 +109,7 @@ __all__ = [
     "BrokerFacts",
     "BrokerMissing",
     "BrokerRefused",
+    "BrokerSettingError",
     "BrokerUnreachable",
     "BrokerUrl",
     "BrokerUrlError",
@@ -115,6 +128,7 @@ __all__ = [
     "MemoryLink",
     "Message",
     "MessageError",
+    "MosquittoConfig",
     "MqttLink",
     "Need",
     "Offer",
@@ -126,11 +140,13 @@ __all__ = [
     "RoundPlan",
     "Route",
     "Sync",
+    "TlsFiles",
     "TopicError",
     "Topics",
     "Traffic",
     "TransportError",
     "Will",
+    "acl_text",
     "bitmap",
     "blob_chunk",
     "blob_digest",
@@ -144,11 +160,14 @@ __all__ = [
     "die_with_parent",
     "encode_chunk",
     "encode_cohort",
+    "find_mosquitto",
     "indices",
     "matches",
+    "mosquitto_version",
     "parse_topic",
     "probe_broker",
     "publish_bytes",
+    "run_mosquitto",
     "start_broker",
     "sync_directory",
     "union",

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import pwd
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,17 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self
 
-from hedgerow_transport.child import die_with_parent, end_child
+from hedgerow_transport.child import end_child, spawn_child
 from hedgerow_transport.errors import BrokerError, BrokerMissing
-from hedgerow_transport.manifest import MAX_CHUNK_BYTES
+from hedgerow_transport.mosquitto_config import LOOPBACK, MosquittoConfig, find_mosquitto
+from hedgerow_transport.mosquitto_process import spawn_mosquitto
 from hedgerow_transport.probe import probe_broker
 
-LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 10.0
-# The largest chunk, with room for its topic and headers.
-MAX_BROKER_PACKET_BYTES = MAX_CHUNK_BYTES + (64 << 10)
 _INSTALL = "install Mosquitto (apt-get install mosquitto), or amqtt (pip install amqtt)"
-_SYSTEM_PROGRAMS = "/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin"
 _FREE_PORT_ATTEMPTS = 5
 
 
@@ -39,11 +33,11 @@ class Broker:
         ``"mosquitto"`` or ``"embedded"``.
     pid : int
         Its process.
-    log : Path
-        What it had to say.
+    log : Path or None
+        What it had to say; None where that goes to stderr.
     """
 
-    def __init__(self, *, name: str, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, *, name: str, url: str, process: subprocess.Popen[bytes], log: Path | None) -> None:
         self.name = name
         self.url = url
         self.pid = process.pid
@@ -96,10 +90,7 @@ def start_broker(
         When the port is taken, or the broker does not come up; then with the end of its log.
     """
     name = _choose(prefer)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BrokerError(f"cannot write to {directory}: {error.strerror}") from error
+    _make(directory)
     if port:
         _check_free(port)
         return _start(name, directory=directory, port=port)
@@ -113,9 +104,42 @@ def start_broker(
     return _start(name, directory=directory, port=_free_port())
 
 
-def find_mosquitto() -> str | None:
-    """Return the path of the Mosquitto program, or None; Debian keeps it out of a user's PATH."""
-    return shutil.which("mosquitto") or shutil.which("mosquitto", path=_SYSTEM_PROGRAMS)
+def run_mosquitto(config: MosquittoConfig, *, directory: Path) -> Broker:
+    """Start Mosquitto as a child with a configuration of one's own, and wait until it listens.
+
+    What it says goes to this process's stderr. Call it from a thread that lives as long as the broker shall,
+    as with `start_broker`.
+
+    Parameters
+    ----------
+    config : MosquittoConfig
+    directory : Path
+        Where its configuration is written.
+
+    Raises
+    ------
+    BrokerMissing
+        When Mosquitto is not installed.
+    BrokerError
+        When its version is not known, the port is taken, or it ends at its start.
+    """
+    if find_mosquitto() is None:
+        raise BrokerMissing("Mosquitto is not installed here: apt-get install mosquitto")
+    host = config.bind or LOOPBACK
+    _make(directory)
+    _check_free(config.port, host=config.bind or "")
+    try:
+        process = spawn_mosquitto(config, directory=directory, output=None)
+    except OSError as error:
+        raise BrokerError(f"cannot start Mosquitto: {error}") from error
+    try:
+        _await_listener(process, host=host, port=config.port)
+    except BaseException:
+        end_child(process)
+        raise
+    place = f"[{host}]" if ":" in host else host
+    url = f"{config.scheme}://{place}:{config.port}"
+    return Broker(name="mosquitto", url=url, process=process, log=None)
 
 
 def _choose(prefer: str | None) -> str:
@@ -137,7 +161,7 @@ def _start(name: str, *, directory: Path, port: int) -> Broker:
     try:
         with open(log, "wb") as output:
             if name == "mosquitto":
-                process = _spawn_mosquitto(directory, port=port, output=output)
+                process = spawn_mosquitto(MosquittoConfig(port=port), directory=directory, output=output)
                 url = f"mqtt://{LOOPBACK}:{port}"
             else:
                 process = _spawn_embedded(port=port, output=output)
@@ -152,78 +176,9 @@ def _start(name: str, *, directory: Path, port: int) -> Broker:
     return Broker(name=name, url=url, process=process, log=log)
 
 
-def _spawn_mosquitto(directory: Path, *, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
-    program = find_mosquitto()
-    assert program is not None
-    config = directory / "mosquitto.conf"
-    config.write_text(_mosquitto_config(port), encoding="utf-8")
-    user = _unprivileged_user()
-    if user is None:
-        return _spawn([program, "-c", str(config)], output=output)
-    # Started by root. Were Mosquitto to drop its rights itself, the kernel would forget that it shall die
-    # with its parent; so they are dropped before. The files of root's directory may be closed to the new
-    # user, hence the configuration comes through a descriptor, and the log through stderr.
-    handle = os.memfd_create("mosquitto.conf")
-    try:
-        os.write(handle, config.read_bytes())
-        return _spawn([program, "-c", f"/proc/self/fd/{handle}"], output=output, user=user, handle=handle)
-    except PermissionError:
-        # A container in which even root may not change its user.
-        config.write_text(_mosquitto_config(port) + "user root\n", encoding="utf-8")
-        return _spawn([program, "-c", str(config)], output=output)
-    finally:
-        os.close(handle)
-
-
-def _mosquitto_config(port: int) -> str:
-    return (
-        f"listener {port} {LOOPBACK}\n"
-        "allow_anonymous true\n"
-        "persistence false\n"
-        f"max_packet_size {MAX_BROKER_PACKET_BYTES}\n"
-        # For each subscriber that is slow to read.
-        "max_queued_messages 1000\n"
-        "set_tcp_nodelay true\n"
-        "sys_interval 0\n"
-        "connection_messages false\n"
-        "log_dest stderr\n"
-        "log_type error\n"
-        "log_type warning\n"
-    )
-
-
-def _unprivileged_user() -> pwd.struct_passwd | None:
-    if os.geteuid() != 0 or sys.platform != "linux":
-        return None
-    for name in ("mosquitto", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    return None
-
-
 def _spawn_embedded(*, port: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
     program = [sys.executable, "-m", "hedgerow_transport.embedded_broker"]
-    return _spawn([*program, LOOPBACK, str(port)], output=output)
-
-
-def _spawn(
-    command: list[str], *, output: IO[bytes], user: pwd.struct_passwd | None = None, handle: int | None = None
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        # Of its own group, so that Ctrl-C in a terminal lets the parent end it in good order.
-        process_group=0,
-        preexec_fn=die_with_parent,
-        pass_fds=() if handle is None else (handle,),
-        user=None if user is None else user.pw_uid,
-        group=None if user is None else user.pw_gid,
-        extra_groups=None if user is None else [],
-    )
+    return spawn_child([*program, LOOPBACK, str(port)], output=output)
 
 
 def _await_answer(process: subprocess.Popen[bytes], *, name: str, url: str, log: Path) -> None:
@@ -248,17 +203,41 @@ def _last_lines(log: Path) -> str:
     return " | ".join(line.strip() for line in lines[-4:] if line.strip())[-800:]
 
 
-def _check_free(port: int) -> None:
-    with socket.socket() as attempt:
+def _await_listener(process: subprocess.Popen[bytes], *, host: str, port: int) -> None:
+    # A probe that speaks MQTT would need a certificate or a password here.
+    give_up_at = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < give_up_at:
+        code = process.poll()
+        if code is not None:
+            raise BrokerError(f"Mosquitto ended at its start with exit code {code}; see what it said above")
+        try:
+            socket.create_connection((host, port), 1.0).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise BrokerError(f"Mosquitto does not listen at {host}:{port} after {START_TIMEOUT_S:g} s")
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BrokerError(f"cannot write to {directory}: {error.strerror}") from error
+
+
+def _check_free(port: int, *, host: str = LOOPBACK) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as attempt:
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            attempt.bind((LOOPBACK, port))
-        except OverflowError as error:
+            attempt.bind((host, port))
+        except (OverflowError, socket.gaierror) as error:
+            if isinstance(error, socket.gaierror):
+                raise BrokerError(f"{host} is no address of this machine") from error
             raise BrokerError(f"port {port} is no port: use 1 to 65535, or 0 for any free one") from error
         except OSError as error:
             raise BrokerError(
                 f"port {port} cannot be used ({error.strerror}): choose another one, "
-                f"or use the broker that may run there already (mqtt://{LOOPBACK}:{port})"
+                f"or use the broker that may run there already (mqtt://{host or LOOPBACK}:{port})"
             ) from error
 
 

@@ -12,6 +12,7 @@
     │   └── PacketTooLarge  the broker would refuse a packet of this size
     └── BrokerError         the broker, or the way to it
         ├── BrokerUrlError     the URL of a broker cannot be understood (also a ValueError)
+        ├── BrokerSettingError a setting for a broker of our own cannot be used (also a ValueError)
         ├── BrokerUnreachable  nothing that speaks MQTT answers there
         ├── BrokerRefused      the broker answered and said no
         └── BrokerMissing      no broker program is installed here
@@ -88,6 +89,10 @@ class BrokerError(TransportError):
 
 class BrokerUrlError(BrokerError, ValueError):
     """Report a broker URL that cannot be understood."""
+
+
+class BrokerSettingError(BrokerError, ValueError):
+    """Report a setting for a broker of our own that cannot be used."""
 
 
 class BrokerUnreachable(BrokerError):

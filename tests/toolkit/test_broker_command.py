@@ -1,0 +1,201 @@
+"""`hedgerow broker run` and `config`: real processes, a real Mosquitto."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hedgerow.exit_codes import ExitCode
+from hedgerow.main import main
+from hedgerow_transport import MqttLink, Received, Topics, find_mosquitto, probe_broker
+
+MANIFEST = Topics("farm").manifest
+
+
+class Service:
+    """A `hedgerow broker run` of a test."""
+
+    def __init__(self, log: Path, *arguments: object) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "hedgerow.main", "broker", "run", *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, pattern: str, *, timeout_s: float = 15.0) -> re.Match[str]:
+        give_up_at = time.monotonic() + timeout_s
+        while (found := re.search(pattern, self.said)) is None:
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < give_up_at, self.said
+            time.sleep(0.02)
+        return found
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(10)
+
+
+@pytest.fixture
+def directory(open_directory_factory: Callable[[], Path]) -> Path:
+    return open_directory_factory()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    started: list[Service] = []
+
+    def begin(*arguments: object) -> Service:
+        started.append(Service(tmp_path / f"broker-{len(started)}.log", *arguments))
+        return started[-1]
+
+    yield begin
+    for service in started:
+        service.process.kill()
+        service.process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def open_link(url: str, *filters: str) -> MqttLink:
+    link = MqttLink(url, client_id=f"test-{os.getpid()}-{time.monotonic_ns()}", filters=filters)
+    link.connect(5.0)
+    link.events.get(timeout=1.0)
+    return link
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_runs_until_a_signal_and_keeps_what_was_retained(
+    directory: Path, start: Callable[..., Service], number: signal.Signals
+) -> None:
+    call = ("--port", free_port(), "--directory", directory)
+    service = start(*call)
+    url = service.wait_for(r"URL for coordinator and clients: (mqtt://127\.0\.0\.1:\d+)\n")[1]
+    assert "there are no users: whoever reaches it may take part" in service.said
+    mosquitto = psutil.Process(service.process.pid).children()[0]
+    link = open_link(url)
+    link.publish(MANIFEST, b"kept", retain=True, qos=1)
+    assert link.flush(5.0)
+    link.close()
+    assert service.end(number) == ExitCode.INTERRUPTED
+    assert service.said.splitlines()[-1].endswith("  stopped")
+    assert "Traceback" not in service.said
+    assert not mosquitto.is_running()
+
+    again = start(*call)
+    again.wait_for("URL for coordinator")
+    link = open_link(url, MANIFEST)
+    event = link.events.get(timeout=5.0)
+    link.close()
+    assert isinstance(event, Received)
+    assert event.payload == b"kept"
+
+
+def test_a_broker_that_dies_is_told_with_the_code_for_brokers(
+    directory: Path, start: Callable[..., Service]
+) -> None:
+    service = start("--port", free_port(), "--directory", directory)
+    service.wait_for("URL for coordinator")
+    psutil.Process(service.process.pid).children()[0].kill()
+    assert service.process.wait(10) == ExitCode.BROKER
+    assert service.said.endswith("hedgerow broker: Mosquitto has ended by itself; see what it said above\n")
+
+
+def test_limits_reach_the_broker(directory: Path, start: Callable[..., Service]) -> None:
+    service = start("--port", free_port(), "--directory", directory, "--max-packet-bytes", 131_072)
+    url = service.wait_for(r"clients: (\S+)")[1]
+    assert probe_broker(url).max_packet_bytes == 131_072
+
+
+def test_a_configuration_for_a_service_is_written_and_mosquitto_takes_it(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    passwords = directory / "passwords"
+    passwords.write_text("")
+    call = ["broker", "config", "--directory", str(directory), "--port", str(port), "--bind", "127.0.0.1"]
+    assert main([*call, "--password-file", str(passwords)]) == 0
+    said = capsys.readouterr().out
+    assert f"start it with: mosquitto -c {directory}/mosquitto.conf" in said
+    assert f"and to write {directory}/retained" in said
+    text = (directory / "mosquitto.conf").read_text()
+    assert f"acl_file {directory}/acl\n" in text
+    assert "user coordinator\n" in (directory / "acl").read_text()
+    program = find_mosquitto()
+    assert program is not None
+    with subprocess.Popen([program, "-c", str(directory / "mosquitto.conf")], stderr=subprocess.PIPE) as run:
+        try:
+            give_up_at = time.monotonic() + 5
+            while (
+                "does not let a client without a user name in"
+                not in probe_broker(f"mqtt://127.0.0.1:{port}").reason
+            ):
+                assert run.poll() is None
+                assert time.monotonic() < give_up_at
+                time.sleep(0.02)
+        finally:
+            run.terminate()
+    # Written again over its own, and over nobody else's.
+    assert main(call) == 0
+    (directory / "mosquitto.conf").write_text("listener 1883\n")
+    assert main(call) == ExitCode.USAGE
+    assert "was not written by Hedgerow" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--bind", "0.0.0.0"], "anybody in the network could take part: give --keys or --password-file"),
+        (["--cert", "FILE"], "TLS needs both --cert and --key"),
+        (["--ca", "FILE"], "client certificates need TLS"),
+        (["--cert", "FILE", "--key", "FILE", "--crl", "FILE"], "needs the authority's certificate"),
+        (["--key", "/no/such/key"], "--key /no/such/key cannot be read"),
+        (["--port", "70000"], "port must be from 1 to 65535, not 70000"),
+        (["--max-packet-bytes", "10"], "max_packet_bytes must be from 4096"),
+        (["--password-file", "FILE", "--coordinator-user", "a b"], "'a b' cannot be a user"),
+    ],
+)
+def test_wrong_calls_are_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    arguments = [str(tmp_path / "file") if word == "FILE" else word for word in arguments]
+    for action in ("run", "config"):
+        call = ["broker", action, "--directory", str(tmp_path / "broker"), *arguments]
+        assert main(call) == ExitCode.USAGE
+        assert sentence in capsys.readouterr().err
+
+
+def test_a_taken_port_is_named(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["broker", "run", "--directory", str(directory), "--port", str(port)]) == ExitCode.BROKER
+    assert f"port {port} cannot be used (Address already in use)" in capsys.readouterr().err
+
+
+def test_without_mosquitto_it_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hedgerow_transport.find_mosquitto", lambda: None)
+    assert main(["broker", "run", "--directory", str(tmp_path)]) == ExitCode.BROKER
+    assert "apt-get install mosquitto" in capsys.readouterr().err
