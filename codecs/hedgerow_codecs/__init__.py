@@ -18,6 +18,7 @@ from hedgerow_codecs.errors import (
     UnencodableError,
 )
 from hedgerow_codecs.feedback import ErrorFeedback
+from hedgerow_codecs.feedback_kind import FEEDBACKS, Feedback, NoFeedback
 from hedgerow_codecs.frame import (
     NO_BASE,
     FrameHeader,
@@ -37,6 +38,7 @@ from hedgerow_codecs.registry import codec_from_config
 from hedgerow_codecs.seeded import decode_seeded, encode_seeded, seeded_parameters
 
 __all__ = [
+    "FEEDBACKS",
     "KINDS",
     "NO_BASE",
     "ChecksumError",
@@ -46,6 +48,7 @@ __all__ = [
     "DecodedUpdate",
     "Ef21Feedback",
     "ErrorFeedback",
+    "Feedback",
     "ForeignFrameError",
     "FrameError",
     "FrameHeader",
@@ -56,6 +59,7 @@ __all__ = [
     "Mask",
     "MaskError",
     "MismatchError",
+    "NoFeedback",
     "PayloadError",
     "TensorSpec",
     "TruncatedFrameError",

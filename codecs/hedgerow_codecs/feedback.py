@@ -44,6 +44,11 @@ class ErrorFeedback:
         """Start with nothing left unsent."""
         return ErrorFeedback(residual=np.zeros(layout.num_parameters, np.float32))
 
+    @property
+    def vector(self) -> NDArray[np.float32]:
+        """The residual."""
+        return self.residual
+
     def compensate(self, delta: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return `delta` plus the residual: what ought to be sent now, shape ``(num_parameters,)``."""
         self._check(delta)

@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
-from hedgerow_codecs import Ef21Feedback, ErrorFeedback, Layout, LayoutError, Mask, codec_from_config
+from hedgerow_codecs import (
+    FEEDBACKS,
+    Ef21Feedback,
+    ErrorFeedback,
+    Layout,
+    LayoutError,
+    Mask,
+    codec_from_config,
+)
 
 
 def test_what_was_left_out_is_sent_later(layout: Layout) -> None:
@@ -54,3 +64,42 @@ def test_another_size_is_refused(layout: Layout) -> None:
     ):
         with pytest.raises(LayoutError):
             call()
+
+
+def test_an_estimate_has_one_form_in_bytes(layout: Layout) -> None:
+    zero = Ef21Feedback.zero(layout)
+    assert zero.to_bytes() == bytes(14)
+    estimate = np.zeros(107, np.float32)
+    # A zero with a sign is a zero.
+    estimate[[0, 9, 106]], estimate[5] = (1.0, -2.0, 0.5), -0.0
+    feedback = Ef21Feedback(estimate=estimate)
+    data = feedback.to_bytes()
+    assert data.hex() == "0102" + "00" * 11 + "04" + "0000803f" + "000000c0" + "0000003f"
+    assert feedback.digest == hashlib.blake2b(data, digest_size=16).digest() != zero.digest
+    again = Ef21Feedback.from_bytes(data, layout=layout)
+    assert np.array_equal(again.estimate, estimate)
+    assert again.digest == feedback.digest
+    assert np.array_equal(Ef21Feedback.from_bytes(bytes(14), layout=layout).estimate, zero.estimate)
+
+
+def test_an_estimate_that_is_none_is_refused(layout: Layout) -> None:
+    data = Ef21Feedback(estimate=np.linspace(1, 2, 107, dtype=np.float32)).to_bytes()
+    damaged = [data[:length] for length in range(len(data))]
+    damaged += [data + b"\x00", b"\x08" + bytes(13), bytes(13) + b"\x08" + bytes(4), b"\x01" + bytes(17)]
+    damaged += [b"\x01" + bytes(13) + np.float32(np.nan).tobytes()]
+    for wrong in damaged:
+        with pytest.raises(LayoutError):
+            Ef21Feedback.from_bytes(wrong, layout=layout)
+
+
+@pytest.mark.parametrize(("kind", "left"), [("residual", 0.25), ("ef21", 1.0), ("none", 0.0)])
+def test_every_kind_is_made_from_what_it_keeps(layout: Layout, kind: str, left: float) -> None:
+    feedback = FEEDBACKS[kind](np.zeros(107, np.float32))
+    delta = np.full(107, 1.25, np.float32)
+    wanted = feedback.compensate(delta)
+    assert np.array_equal(wanted, delta)
+    after = feedback.after(wanted, np.ones(107, np.float32))
+    assert after.vector.tolist() == [left] * 107
+    kept = FEEDBACKS[kind](after.vector)
+    assert np.array_equal(kept.compensate(delta), after.compensate(delta))
+    assert np.array_equal(kept.remask(Mask.dense(layout)).vector, after.vector)
