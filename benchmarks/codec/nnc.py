@@ -1,16 +1,21 @@
 """The codec of ISO/IEC 15938-17 as package ``nncodec`` implements it, through its documented functions only.
 
-Its documentation names these settings, which are tried in every combination, the smallest bytes counting:
+Of the settings that its documentation names, these are tried, the smallest bytes counting:
 
 - ``use_dq``: dependent quantisation by a trellis, on or off (two columns of the tables).
 - ``nonweight_qp``: the step of one-dimensional tensors: that of the others, or half of it.
 - ``opt_qp``: larger steps in larger layers, or not.
 
+Its ``sparsity`` has no effect on tensors given as a dictionary. What it is for is tried in its place: entries
+below 0.6, 0.75 or 0.95 steps are set to zero before they are encoded (up to 12 dB, beyond which that gains
+nothing). The best of all with and without that is a third column.
+
 ``qp`` is fixed and the vector scaled instead, which sets any step. Row skipping stays on, as is the default:
-without it streams are larger by up to 25 % or smaller by less than 0.1 %. ``sparsity`` and ``compress_differences``
-change nothing here, and ``codebook`` excludes the trellis and falls back to ``uniform`` on these updates. Tensors have
-one- and two-letter names, as their names are in the stream; scales and mask are not counted. Under a mask, it gets
-the live values of each tensor, or the tensors with zeros in them, whichever is smaller.
+without it streams are larger by up to 25 % or smaller by less than 0.1 %. ``compress_differences`` changes
+nothing here; ``codebook`` excludes the trellis and falls back to ``uniform`` on these updates. Tensors have one-
+and two-letter names, as their names are in the stream; scales and mask are not counted. Under a mask, it gets
+the live values of each tensor, or the tensors with zeros in them, whichever is smaller (the latter up to 12 dB
+only, where it is half as large again already).
 """
 
 from __future__ import annotations
@@ -38,13 +43,46 @@ from numpy.typing import NDArray
 Tensors = Mapping[str, NDArray[np.float32]]
 _QP = -20
 _HALF = -4  # qp for half a step
-# What is fed: live values or whole tensors; settings beside the trellis.
-_SETTINGS: tuple[tuple[bool, dict[str, object]], ...] = (
-    (False, {}),
-    (False, {"nonweight_qp": _QP + _HALF}),
-    (False, {"opt_qp": True}),
-    (False, {"opt_qp": True, "nonweight_qp": _QP + _HALF}),
-)
+_UNIT = 2.0 ** (_QP / 4)  # the step that goes with it
+_UP_TO_DB = 12.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One way to use the package.
+
+    Parameters
+    ----------
+    column : str
+        "plain", "trellis", "thresholded plain" or "thresholded trellis".
+    options : mapping
+        Of the package.
+    threshold : float
+        Steps below which entries are set to zero first.
+    whole : bool
+        Whether tensors are given with zeros where they are pruned.
+    up_to_db : float
+        Not tried beyond.
+    """
+
+    column: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    threshold: float = 0.0
+    whole: bool = False
+    up_to_db: float = math.inf
+
+
+def settings(*, masked: bool) -> Iterator[Setting]:
+    """Yield what is tried."""
+    for trellis in (True, False):
+        column, dq = "trellis" if trellis else "plain", {"use_dq": trellis}
+        yield Setting(column=column, options=dq)
+        yield Setting(column=column, options={**dq, "nonweight_qp": _QP + _HALF})
+        yield Setting(column=column, options={**dq, "opt_qp": True})
+        if masked:
+            yield Setting(column=column, options=dq, whole=True, up_to_db=_UP_TO_DB)
+        for threshold in (0.6, 0.75, 0.95):
+            yield Setting(column=f"thresholded {column}", options=dq, threshold=threshold, up_to_db=_UP_TO_DB)
 
 
 class Nncodec:
@@ -62,31 +100,28 @@ class Nncodec:
             prefix="hedgerow-nncodec-", dir=memory if memory.is_dir() and os.access(memory, os.W_OK) else None
         )
 
-    def encode(self, tensors: Tensors, *, trellis: bool, **settings: object) -> bytes:
+    def encode(self, tensors: Tensors, **options: object) -> bytes:
         """Encode tensors; what the package prints is swallowed."""
-        options: dict[str, object] = {"qp": _QP, "nonweight_qp": _QP, "results": self._folder.name}
-        options |= {"use_dq": trellis, "verbose": False, **settings}
+        fixed = {"qp": _QP, "nonweight_qp": _QP, "results": self._folder.name, "verbose": False}
         with contextlib.redirect_stdout(io.StringIO()):
-            return bytes(self._encode(dict(tensors), args=options))
+            return bytes(self._encode(dict(tensors), args={**fixed, **options}))
 
     def decode(self, stream: bytes) -> dict[str, NDArray[np.float32]]:
         """Decode a stream to tensors."""
         with contextlib.redirect_stdout(io.StringIO()):
             return {k: np.asarray(v, np.float32) for k, v in self._decode(bytearray(stream)).items()}
 
-    def curve(
-        self, case: Case, vector: NDArray[np.float32], *, trellis: bool, whole: bool, **settings: object
-    ) -> Curve:
+    def curve(self, case: Case, vector: NDArray[np.float32], *, setting: Setting) -> Curve:
         """Return the package on a vector, at any step."""
         rms = math.sqrt(float(np.mean(np.square(vector, dtype=np.float64))))
-        unit = 2.0 ** (_QP / 4)  # a step, near enough: curves are searched
 
         def code(log2_step: float) -> Point:
-            scaled = (vector * np.float64(unit / (2.0**log2_step * rms))).astype(np.float32)
-            stream = self.encode(named_tensors(case, scaled, whole=whole), trellis=trellis, **settings)
+            scaled = (vector * np.float64(_UNIT / (2.0**log2_step * rms))).astype(np.float32)
+            kept = np.where(np.abs(scaled) < setting.threshold * _UNIT, np.float32(0), scaled)
+            stream = self.encode(named_tensors(case, kept, whole=setting.whole), **setting.options)
             parts = self.decode(stream)
             flat = np.concatenate([parts[short_name(i)].reshape(-1) for i in range(len(parts))])
-            decoded = case.mask.gather(flat) if whole else flat
+            decoded = case.mask.gather(flat) if setting.whole else flat
             return Point(num_bytes=len(stream), snr_db=snr_db(scaled, decoded))
 
         return Curve(coder=code, low=-14.0, high=10.0)
@@ -112,8 +147,8 @@ class NncodecBytes:
     cache: Path
     package: Nncodec | None
     version: str
-    _known: dict[str, float | None] = field(default_factory=dict)
-    _curves: dict[tuple[str, bool], list[Curve]] = field(default_factory=dict)
+    _known: dict[str, dict[str, float]] = field(default_factory=dict)
+    _curves: dict[str, list[tuple[Setting, Curve]]] = field(default_factory=dict)
 
     @staticmethod
     def open(cache: Path) -> NncodecBytes:
@@ -129,10 +164,10 @@ class NncodecBytes:
             package = Nncodec()
             version = package.version
         except ImportError as error:
-            files = sorted(cache.glob("nncodec-*.json"))
+            files = sorted(cache.glob("nncodec-v2-*.json"))
             if not files:
                 raise ImportError(f"nncodec cannot be imported ({error}), and nothing is cached") from error
-            version = files[-1].stem.removeprefix("nncodec-")
+            version = files[-1].stem.removeprefix("nncodec-v2-")
             print(f"nncodec is not installed: what {version} took is from {files[-1]}", file=sys.stderr)
         opened = NncodecBytes(cache=cache, package=package, version=version)
         if opened._file.is_file():
@@ -141,28 +176,33 @@ class NncodecBytes:
 
     @property
     def _file(self) -> Path:
-        return self.cache / f"nncodec-{self.version}.json"
+        return self.cache / f"nncodec-v2-{self.version}.json"
 
-    def at(self, case: Case, vector: NDArray[np.float32], target_db: float, *, trellis: bool) -> float | None:
-        """Return the fewest bytes over its settings; None where it does not reach the ratio."""
+    def at(self, case: Case, vector: NDArray[np.float32], target_db: float) -> Mapping[str, float]:
+        """Return the fewest bytes by column; a column that does not reach the ratio is left out."""
         identity = blake2b(vector.tobytes() + case.mask.digest, digest_size=12).hexdigest()
-        key = f"{identity} {target_db:g} {'trellis' if trellis else 'plain'}"
+        key = f"{identity} {target_db:g}"
         if key not in self._known:
             if self.package is None:
-                return None
-            curves = self._curves.setdefault((identity, trellis), list(self._tried(case, vector, trellis)))
-            points = [curve.at(target_db) for curve in curves]
-            self._known[key] = min((p.num_bytes for p in points if p is not None), default=None)
-            self.cache.mkdir(parents=True, exist_ok=True)
-            part = self._file.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(self._known, indent=0))
-            part.replace(self._file)
+                return {}
+            if identity not in self._curves:
+                self._curves = {identity: self._open_curves(case, vector)}  # points of one are enough to hold
+            found: dict[str, float] = {}
+            for setting, curve in self._curves[identity]:
+                point = curve.at(target_db) if target_db <= setting.up_to_db else None
+                if point is not None:
+                    found[setting.column] = min(point.num_bytes, found.get(setting.column, math.inf))
+            self._known[key] = found
+            self._write()
         return self._known[key]
 
-    def _tried(self, case: Case, vector: NDArray[np.float32], trellis: bool) -> Iterator[Curve]:
+    def _open_curves(self, case: Case, vector: NDArray[np.float32]) -> list[tuple[Setting, Curve]]:
         assert self.package is not None
-        tried = list(_SETTINGS)
-        if case.num_live < case.mask.layout.num_parameters:
-            tried.append((True, {}))
-        for whole, settings in tried:
-            yield self.package.curve(case, vector, trellis=trellis, whole=whole, **settings)
+        tried = settings(masked=case.num_live < case.mask.layout.num_parameters)
+        return [(setting, self.package.curve(case, vector, setting=setting)) for setting in tried]
+
+    def _write(self) -> None:
+        self.cache.mkdir(parents=True, exist_ok=True)
+        part = self._file.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(self._known, indent=0))
+        part.replace(self._file)

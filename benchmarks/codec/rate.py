@@ -1,13 +1,15 @@
-"""Bytes at a signal-to-noise ratio: evaluate a coder at steps until two close ones lie on either side."""
+"""Bytes at a signal-to-noise ratio: a coder is tried at many steps, and what lies between interpolated."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-CLOSE_DB = 0.3
-_MAX_TRIALS = 24
+STEPS_PER_OCTAVE = 6
+"""One step is about one decibel."""
+_AROUND = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,7 @@ class Point:
 
 @dataclass(slots=True, kw_only=True)
 class Curve:
-    """A coder on one vector, remembered at every step it was tried at.
+    """A coder on one vector, at steps of ``2**(k / STEPS_PER_OCTAVE)`` root mean squares, as far as needed.
 
     Parameters
     ----------
@@ -32,59 +34,50 @@ class Curve:
     """
 
     coder: Callable[[float], Point]
-    low: float = -9.0
-    high: float = 6.0
-    _tried: dict[float, Point] = field(default_factory=dict)
+    low: float
+    high: float
+    _tried: dict[int, Point] = field(default_factory=dict)
 
     def at(self, target_db: float) -> Point | None:
-        """Return the point at a ratio, log bytes interpolated linearly between two that were tried.
+        """Return the point of fewest bytes at a ratio; None where the coder does not get there.
 
-        The two are at most `CLOSE_DB` apart, unless the coder's ratio jumps over the target. None where the
-        coder does not get there.
+        Updates that hold one value many times (Adam's do) make the ratio rise and fall with the step. So all
+        crossings within two steps of the first one found count, and points that are better than asked for.
         """
-        below, above = self._bracket(target_db)
-        for _ in range(_MAX_TRIALS):
-            if below is None or above is None:
+        first = self._crossing(target_db)
+        if first is None:
+            return None
+        near = [self._point(k) for k in range(first - _AROUND, first + _AROUND + 2) if self._allowed(k)]
+        found = [point for point in near if point.snr_db >= target_db]
+        for fine, coarse in pairwise(near):
+            if min(coarse.snr_db, fine.snr_db) < target_db <= max(coarse.snr_db, fine.snr_db):
+                found.append(interpolate(coarse, fine, target_db))
+        return min(found, key=lambda point: point.num_bytes)
+
+    def _crossing(self, target_db: float) -> int | None:
+        """Return the first step found that reaches the ratio while the next coarser one does not."""
+        k = round(STEPS_PER_OCTAVE * (2.0 - target_db / 6.02))
+        k = min(max(k, math.ceil(self.low * STEPS_PER_OCTAVE)), math.floor(self.high * STEPS_PER_OCTAVE))
+        finer = self._point(k).snr_db < target_db
+        while True:
+            ahead = k - 1 if finer else k + 1
+            if not self._allowed(ahead):
                 return None
-            coarse, fine = self._tried[below], self._tried[above]
-            if fine.snr_db - coarse.snr_db <= CLOSE_DB or below - above < 1e-4:
-                break
-            share = (target_db - coarse.snr_db) / (fine.snr_db - coarse.snr_db)
-            # Kept off the ends, so that each trial takes away something.
-            self._try(below + (above - below) * min(max(share, 0.1), 0.9))
-            below, above = self._bracket(target_db)
-        return interpolate(self._tried[below], self._tried[above], target_db)
+            if (self._point(ahead).snr_db >= target_db) is finer:
+                return ahead if finer else k
+            k = ahead
 
-    def _bracket(self, target_db: float) -> tuple[float | None, float | None]:
-        """Return the nearest steps tried whose ratios are below and not below the target."""
-        step = min(max(2.0 - target_db / 6.02, self.low), self.high)
-        while not (side := self._sides(target_db))[0] or not side[1]:
-            tried = sorted(self._tried)
-            if tried:
-                step = max(tried) + 0.5 if not side[0] else min(tried) - 0.5
-                if not self.low <= step <= self.high:
-                    return None, None
-            self._try(step)
-        below, above = side
-        # Where the ratio wavers, take the pair that is nearest in step.
-        return min(
-            ((b, a) for b in below for a in above),
-            key=lambda pair: (abs(pair[0] - pair[1]), self._tried[pair[1]].snr_db),
-        )
+    def _allowed(self, k: int) -> bool:
+        return self.low <= k / STEPS_PER_OCTAVE <= self.high
 
-    def _sides(self, target_db: float) -> tuple[list[float], list[float]]:
-        below = [step for step, point in self._tried.items() if point.snr_db < target_db]
-        above = [step for step, point in self._tried.items() if point.snr_db >= target_db]
-        return below, above
-
-    def _try(self, step: float) -> None:
-        self._tried[step] = self.coder(step)
+    def _point(self, k: int) -> Point:
+        if k not in self._tried:
+            self._tried[k] = self.coder(k / STEPS_PER_OCTAVE)
+        return self._tried[k]
 
 
 def interpolate(coarse: Point, fine: Point, target_db: float) -> Point:
     """Return the point between two, linear in decibels and log bytes."""
-    if coarse.snr_db == fine.snr_db:
-        return fine
     share = (target_db - coarse.snr_db) / (fine.snr_db - coarse.snr_db)
 
     def between(a: float, b: float) -> float:

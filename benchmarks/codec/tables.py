@@ -18,7 +18,8 @@ TARGETS_DB = (2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 24.0)
 class Cell:
     """Bytes of all vectors of a case together, each at the same signal-to-noise ratio.
 
-    `entropy` is the per-tensor zeroth-order entropy of Hedgerow's symbols in bytes; None means that a coder
+    `trellis` and `plain` are nncodec's, `best` its fewest by any setting and with a threshold before it.
+    `entropy` is the per-tensor zeroth-order entropy of Hedgerow's symbols in bytes. None means that a coder
     does not get there or was not measured.
     """
 
@@ -27,6 +28,7 @@ class Cell:
     hedgerow: float | None
     trellis: float | None
     plain: float | None
+    best: float | None
     entropy: float | None
 
     @property
@@ -36,10 +38,8 @@ class Cell:
 
     @property
     def ratio_best(self) -> float | None:
-        """Hedgerow's bytes over the fewer of nncodec's with and without its trellis."""
-        if not self.hedgerow or not self.trellis or not self.plain:
-            return None
-        return self.hedgerow / min(self.trellis, self.plain)
+        """Hedgerow's bytes over the fewest of nncodec."""
+        return self.hedgerow / self.best if self.hedgerow and self.best else None
 
     @property
     def ratio_entropy(self) -> float | None:
@@ -56,7 +56,10 @@ class Cell:
         }
 
 
-HEADER = f"{'case':17} {'dB':>4} {'hedgerow':>9} {'trellis':>9} {'plain':>9}  {'/trellis':>8} {'/best':>6} {'/entropy':>8}"
+HEADER = (
+    f"{'case':17} {'dB':>4} {'hedgerow':>9} {'trellis':>9} {'plain':>9} {'best':>9}"
+    f"  {'/trellis':>8} {'/best':>6} {'/entropy':>8}"
+)
 
 
 def row(cell: Cell) -> str:
@@ -70,6 +73,7 @@ def row(cell: Cell) -> str:
 
     return (
         f"{cell.case:17} {cell.snr_db:4g} {whole(cell.hedgerow)} {whole(cell.trellis)} {whole(cell.plain)}"
+        f" {whole(cell.best)}"
         f"  {share(cell.ratio, 8)} {share(cell.ratio_best, 6)} {share(cell.ratio_entropy, 8)}"
     )
 
@@ -95,20 +99,26 @@ def rate_table(
                 snr_db=target,
                 hedgerow=sum(point.num_bytes for point in ours) if whole else None,
                 entropy=sum(point.entropy_bytes or 0 for point in ours) if whole else None,
-                trellis=_peer_bytes(peer, case, target, trellis=True),
-                plain=_peer_bytes(peer, case, target, trellis=False),
+                **_peer_bytes(peer, case, target),
             )
             print(row(cell), flush=True)
             cells.append(cell)
     return cells
 
 
-def _peer_bytes(peer: NncodecBytes | None, case: Case, target: float, *, trellis: bool) -> float | None:
+def _peer_bytes(peer: NncodecBytes | None, case: Case, target: float) -> dict[str, float | None]:
     if peer is None:
-        return None
-    sizes = [peer.at(case, vector, target, trellis=trellis) for vector in case.vectors]
-    known = [size for size in sizes if size is not None]
-    return sum(known) if len(known) == len(sizes) else None
+        return {"trellis": None, "plain": None, "best": None}
+    sizes = [peer.at(case, vector, target) for vector in case.vectors]
+
+    def total(column: str) -> float | None:
+        return sum(size[column] for size in sizes) if all(column in size for size in sizes) else None
+
+    return {
+        "trellis": total("trellis"),
+        "plain": total("plain"),
+        "best": sum(min(size.values()) for size in sizes) if all(sizes) else None,
+    }
 
 
 def rate_summary(cells: Sequence[Cell]) -> dict[str, float | None]:
