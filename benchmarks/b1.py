@@ -2,7 +2,8 @@
 
 The same coordinator and client sessions as in a real run, over the in-memory link; bytes are whole MQTT
 PUBLISH packets of every kind (frames, chunks, manifests, offers, acks). Data comes from the folder
-that HEDGEROW_DATA names. A seed takes 10 to 15 minutes for each method on two cores.
+that HEDGEROW_DATA names. A seed takes 4 to 10 minutes for each method on two cores. A run that was cut short
+goes on when it is started again: what the JSON file has already, with the same settings, is not run again.
 
     HEDGEROW_DATA=... python -m benchmarks.b1 --json b1.json --seeds 7 13 21 42 100
 """
@@ -16,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,7 @@ def bytes_to_target(facts: SimulationFacts, target: float) -> dict[str, float | 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.b1", description=__doc__)
-    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file, and keep those it has")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--pack", choices=sorted(TARGETS), default="mnist_writers")
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=sorted(METHODS))
@@ -151,40 +152,74 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not folder or not Path(folder, f"{options.pack}.npz").is_file():
         print(f"set HEDGEROW_DATA to a folder with {options.pack}.npz", file=sys.stderr)
         return 2
+    known = _known_results(options.json)
     results: list[dict[str, object]] = []
     for seed in options.seeds:
+        wanted = [_settings(method, options, seed=seed) for method in options.methods]
+        found = [known[key] for key in map(_key, wanted) if key in known]
+        results += found
+        missing = [w for w in wanted if _key(w) not in known]
+        if not missing:
+            continue
         with tempfile.TemporaryDirectory(prefix="hedgerow-b1-") as scratch:
             work = Path(scratch)
             folders = write_data(Path(folder, f"{options.pack}.npz"), work / "data", seed=seed)
             first = folders["client-0"]
             options_of_init = {"name": "b1", "min_clients": CLIENTS, "rounds": options.rounds, "force": True}
             initialise(TASK, data=first, output=work, **options_of_init)
-            for method in options.methods:
-                results.append(_one(method, options, seed=seed, work=work, folders=folders))
+            for settings in missing:
+                results.append(_one(settings, work=work, folders=folders, workers=options.workers))
+                known[_key(settings)] = results[-1]
                 print(json.dumps(results[-1]), flush=True)
+                _write_json(options.json, list(known.values()), _summary(results))
     summary = _summary(results)
     print(json.dumps({"summary": summary}, indent=2))
-    if options.json is not None:
-        options.json.write_text(json.dumps({"results": results, "summary": summary}, indent=2) + "\n")
+    _write_json(options.json, list(known.values()), summary)
     return 0
 
 
-def _one(
-    method: str, options: argparse.Namespace, *, seed: int, work: Path, folders: dict[str, Path | None]
-) -> dict[str, object]:
-    started = time.monotonic()
-    text = (COMMON + METHODS[method]).format(
-        rounds=options.rounds,
-        seed=seed,
-        clients=CLIENTS,
-        step=options.step,
-        down_step=options.down_step,
-    )
-    facts = run_method(text, work, folders, workers=options.workers)
-    return {
+def _settings(method: str, options: argparse.Namespace, *, seed: int) -> dict[str, object]:
+    settings: dict[str, object] = {
+        "pack": options.pack,
         "method": method,
         "seed": seed,
-        **bytes_to_target(facts, TARGETS[options.pack]),
+        "rounds": options.rounds,
+    }
+    if method == "hedgerow":
+        settings |= {"step": options.step, "down_step": options.down_step}
+    return settings
+
+
+def _key(result: Mapping[str, object]) -> str:
+    names = ("pack", "method", "seed", "rounds", "step", "down_step")
+    return json.dumps([result.get(name) for name in names])
+
+
+def _known_results(path: Path | None) -> dict[str, dict[str, object]]:
+    if path is None or not path.is_file():
+        return {}
+    try:
+        return {_key(result): result for result in json.loads(path.read_bytes())["results"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"{path} is not a file of this benchmark ({error}): name another one") from error
+
+
+def _write_json(
+    path: Path | None, results: Sequence[Mapping[str, object]], summary: Mapping[str, object]
+) -> None:
+    if path is not None:
+        path.write_text(json.dumps({"results": results, "summary": summary}, indent=2) + "\n")
+
+
+def _one(
+    settings: Mapping[str, object], *, work: Path, folders: dict[str, Path | None], workers: int
+) -> dict[str, object]:
+    started = time.monotonic()
+    text = (COMMON + METHODS[str(settings["method"])]).format(clients=CLIENTS, **settings)
+    facts = run_method(text, work, folders, workers=workers)
+    return {
+        **settings,
+        **bytes_to_target(facts, TARGETS[str(settings["pack"])]),
         "final_accuracy": facts.metric,
         "accuracies": [record.accuracy for record in facts.rounds],
         "total_uplink_mb": facts.uplink_bytes / 1e6,
