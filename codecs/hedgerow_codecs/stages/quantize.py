@@ -45,7 +45,7 @@ class UniformQuantizer:
                     codes[start:end] = np.sign(part)
                 else:
                     index = grid_index(largest / (2 ** (self.bits - 1) - 1), at_least=True)
-                    codes[start:end] = np.rint(part / grid_steps(np.array(index)))
+                    codes[start:end] = np.rint(_in_steps(part, grid_steps(np.array(index))))
                 indices[tensor] = index
             start = end
         data = _PER_TENSOR + indices.astype("<u2").tobytes()
@@ -100,7 +100,7 @@ class CommonQuantizer:
 
     def _rounded(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         step = grid_steps(np.array(grid_index(self.step)))
-        rounded: NDArray[np.float64] = np.rint(values / np.float64(step))
+        rounded: NDArray[np.float64] = np.rint(_in_steps(values, step))
         return rounded
 
 
@@ -137,7 +137,7 @@ class DeadzoneQuantizer:
             levels = fit_all_levels(positions, magnitudes, mask=signal.mask)
             classes = live_classes(levels, mask=signal.mask)
             cost = _code_bits(classes, classes[positions])
-            worth = np.abs(values[positions] / np.float64(step)) >= (1 + self.tradeoff * cost) / 2
+            worth = np.abs(_in_steps(values[positions], step)) >= (1 + self.tradeoff * cost) / 2
             positions, codes = positions[worth], codes[worth]
         return replace(
             signal,
@@ -152,6 +152,12 @@ class DeadzoneQuantizer:
         return _read_steps(signal)
 
 
+def _in_steps(values: NDArray[np.float32], step: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide in float64: before numpy 2, an array of float32 and a number made float32, and other codes."""
+    quotients: NDArray[np.float64] = np.divide(values, step, dtype=np.float64)
+    return quotients
+
+
 def _root_mean_square(values: NDArray[np.float32]) -> float:
     blocks = (values[start : start + _BLOCK] for start in range(0, values.size, _BLOCK))
     total = sum(float(np.sum(np.square(block, dtype=np.float64))) for block in blocks)
@@ -164,7 +170,7 @@ def _round_outside(
     """Return the places and the codes of what is outside the zero bin."""
     places, codes = [], []
     for start in range(0, values.size, _BLOCK):  # in blocks: float64 of all would be twice the update again
-        block = values[start : start + _BLOCK] / np.float64(step)
+        block = _in_steps(values[start : start + _BLOCK], step)
         found = np.flatnonzero(np.abs(block) >= deadzone)
         magnitudes = np.floor(np.abs(block[found]) + (1 - deadzone))
         codes.append(np.copysign(np.maximum(magnitudes, 1), block[found]).astype(np.int32))
