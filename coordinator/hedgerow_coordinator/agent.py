@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from hedgerow_coordinator.evaluation import evaluator, read_test_data
 from hedgerow_coordinator.plan import Plan
 from hedgerow_coordinator.store import RunStore
 from hedgerow_transport import (
+    BrokerError,
     Connected,
     CoordinatorState,
     Disconnected,
@@ -33,6 +34,8 @@ from hedgerow_transport import (
     Traffic,
     Will,
     decode_message,
+    fitting_chunk_bytes,
+    probe_broker,
     write_durably,
 )
 
@@ -162,7 +165,7 @@ class CoordinatorAgent:
         template = self._store.template_bytes()
         topics = Topics(self._plan.transport.namespace)
         coordinator = Coordinator(
-            self._plan,
+            self._fitted_plan(),
             layout=self._layout,
             store=self._store,
             first_weights=lambda: _template_weights(template),
@@ -197,6 +200,18 @@ class CoordinatorAgent:
             failure=coordinator.failure or "",
             version=coordinator.state.version,
         )
+
+    def _fitted_plan(self) -> Plan:
+        """Return the plan with chunks that fit what the broker tells of itself."""
+        wanted = self._plan.transport.chunk_bytes
+        limit = probe_broker(self._broker).max_packet_bytes
+        fitting = fitting_chunk_bytes(wanted, max_packet_bytes=limit)
+        if fitting == wanted:
+            return self._plan
+        if fitting == 0:
+            raise BrokerError(f"the broker takes packets of at most {limit} bytes, less than one chunk")
+        self._say(f"the broker takes packets of {limit:,} bytes: sending chunks of {fitting:,} bytes")
+        return replace(self._plan, transport=replace(self._plan.transport, chunk_bytes=fitting))
 
     def _traffic(self) -> dict[tuple[str, str], int]:
         return {} if self._link is None else flat_traffic(self._link.traffic)

@@ -63,7 +63,7 @@ every = 1                    # measure after every so many rounds, and after the
 
 [transport]
 namespace = "default"        # runs on one broker need different ones
-chunk_bytes = 49152          # fits brokers that take packets of at most 64 kB
+chunk_bytes = {chunk_bytes:<15}# {chunk_reason}
 """
 
 
@@ -76,6 +76,8 @@ def plan_template(
     metric: str = "accuracy",
     init: str = "seeded",
     density: float = 0.2,
+    chunk_bytes: int = 49152,
+    chunk_reason: str = "fits brokers that take packets of at most 64 kB",
 ) -> str:
     """Write a commented plan that `parse_plan` reads back.
 
@@ -95,6 +97,10 @@ def plan_template(
         Where the first weights come from; see `ModelSettings`.
     density : float
         At the end, in (0, 1]; a small model cannot have the usual one.
+    chunk_bytes : int
+        Size of a chunk.
+    chunk_reason : str
+        Why it is that, for the comment behind it.
     """
     start_round = min(2, rounds)
     data = 'data = "evaluate.npz"        # arrays `inputs` and `targets`'
@@ -109,4 +115,6 @@ def plan_template(
         init=init,
         density=density,
         gap=" " * (20 - len(init)),
+        chunk_bytes=chunk_bytes,
+        chunk_reason=chunk_reason,
     )

@@ -17,7 +17,8 @@ import pytest
 
 from hedgerow.exit_codes import ExitCode
 from hedgerow.main import main
-from hedgerow_transport import MqttLink, Received, Topics, find_mosquitto, probe_broker
+from hedgerow_coordinator import load_plan
+from hedgerow_transport import Manifest, MqttLink, Received, Topics, find_mosquitto, probe_broker
 
 MANIFEST = Topics("farm").manifest
 
@@ -121,10 +122,49 @@ def test_a_broker_that_dies_is_told_with_the_code_for_brokers(
     assert service.said.endswith("hedgerow broker: Mosquitto has ended by itself; see what it said above\n")
 
 
+def test_users_make_it_listen_everywhere_without_a_warning(
+    directory: Path, start: Callable[..., Service]
+) -> None:
+    (directory / "passwords").write_text("")
+    port = free_port()
+    service = start("--port", port, "--directory", directory, "--password-file", directory / "passwords")
+    service.wait_for("URL for coordinator")
+    assert f"listens on all addresses, port {port}" in service.said
+    assert f"clients: mqtt://{socket.gethostname()}:{port}\n" in service.said
+    assert "arning" not in service.said
+
+
 def test_limits_reach_the_broker(directory: Path, start: Callable[..., Service]) -> None:
     service = start("--port", free_port(), "--directory", directory, "--max-packet-bytes", 131_072)
     url = service.wait_for(r"clients: (\S+)")[1]
     assert probe_broker(url).max_packet_bytes == 131_072
+
+
+def test_a_coordinator_cuts_chunks_that_fit_the_broker(
+    directory: Path, start: Callable[..., Service], initialised: Path, tmp_path: Path
+) -> None:
+    service = start("--port", free_port(), "--directory", directory, "--max-packet-bytes", 20_000)
+    url = service.wait_for(r"clients: (\S+)")[1]
+    call = ("coordinator", initialised / "plan.toml", "--broker", url, "--run-dir", tmp_path / "run")
+    with subprocess.Popen(
+        [sys.executable, "-m", "hedgerow.main", *map(str, call)], stdout=subprocess.PIPE, text=True
+    ) as leading:
+        try:
+            link = open_link(url, Topics("default").manifest)
+            event = link.events.get(timeout=20.0)
+            link.close()
+        finally:
+            leading.terminate()
+        said = leading.stdout.read() if leading.stdout else ""
+    assert isinstance(event, Received)
+    assert Manifest.decode(event.payload).chunk_bytes == 19_456
+    assert "the broker takes packets of 20,000 bytes: sending chunks of 19,456 bytes" in said
+
+
+def test_init_writes_the_chunks_of_a_preset(task: Path, tmp_path: Path) -> None:
+    assert main(["init", str(task), "--output", str(tmp_path), "--preset", "aws-iot"]) == 0
+    assert load_plan(tmp_path / "plan.toml").transport.chunk_bytes == 122_880
+    assert "# AWS IoT Core takes payloads of at most 128 kB" in (tmp_path / "plan.toml").read_text()
 
 
 def test_a_configuration_for_a_service_is_written_and_mosquitto_takes_it(

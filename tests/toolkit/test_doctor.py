@@ -2,6 +2,7 @@
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,10 +99,12 @@ def test_a_broker_with_small_packets_is_a_note_with_the_number() -> None:
     check = judge_broker(facts, place="b:1883")
     assert check.ok is None
     assert check.detail == "b:1883 speaks MQTT 5 and takes packets of 20,000 bytes."
-    assert check.remedy == "In the plan, set chunk_bytes under [transport] to 19744 or less."
+    assert check.remedy == "The coordinator will send chunks of 19456 bytes."
+    tiny = judge_broker(replace(facts, max_packet_bytes=1000), place="b:1883")
+    assert tiny.remedy.startswith("Raise the broker's limit")
 
 
-@pytest.mark.parametrize("limit", [None, 49_152 + 256])
+@pytest.mark.parametrize("limit", [None, 49_152 + 257])
 def test_a_broker_that_fits(limit: int | None) -> None:
     facts = BrokerFacts(reachable=True, protocol="3.1.1", max_packet_bytes=limit)
     assert judge_broker(facts, place="b:1883").ok is True

@@ -24,6 +24,7 @@ from hedgerow_transport import (
 
 ACL_NAME = "acl"
 WATCH_PAUSE_S = 0.5
+_EVERYWHERE = ("0.0.0.0", "::")
 # What Debian 12 and Raspberry Pi OS have; asked for where Mosquitto is on another machine.
 USUAL_VERSION = (2, 0, 11)
 
@@ -79,7 +80,8 @@ def is_loopback(address: str) -> bool:
 
 def client_urls(config: MosquittoConfig, *, names: Sequence[str] = ()) -> list[str]:
     """Return the URLs to give to clients; `names` are those in the broker's certificate."""
-    hosts = list(names) or [config.bind or socket.gethostname()]
+    everywhere = config.bind is None or config.bind in _EVERYWHERE
+    hosts = list(names) or [socket.gethostname() if everywhere else config.bind or ""]
     default = 8883 if config.tls else 1883
     port = "" if config.port == default else f":{config.port}"
     return [f"{config.scheme}://{f'[{host}]' if ':' in host else host}{port}" for host in hosts]

@@ -6,10 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from hedgerow_devices import Check, installed_torch
-from hedgerow_transport import DEFAULT_CHUNK_BYTES, BrokerFacts, BrokerUrl, BrokerUrlError, probe_broker
+from hedgerow_transport import (
+    DEFAULT_CHUNK_BYTES,
+    BrokerFacts,
+    BrokerUrl,
+    BrokerUrlError,
+    fitting_chunk_bytes,
+    probe_broker,
+)
 
-# The parts of a packet around a chunk: fixed header, longest topic, the chunk's own header.
-CHUNK_MARGIN_BYTES = 256
 PROBE_TIMEOUT_S = 5.0
 _NEEDS = {"client": ("torch",), "gateway": ("onnx", "onnxruntime")}
 _NEEDS["all"] = (*_NEEDS["client"], *_NEEDS["gateway"])
@@ -56,15 +61,17 @@ def judge_broker(facts: BrokerFacts, *, place: str) -> Check:
         )
         return Check(name="broker", ok=False, detail=_sentence(facts.reason), remedy=remedy)
     limit = facts.max_packet_bytes
-    room = 0 if limit is None else max(0, limit - CHUNK_MARGIN_BYTES)
+    room = fitting_chunk_bytes(DEFAULT_CHUNK_BYTES, max_packet_bytes=limit)
     takes = "does not tell its largest packet" if limit is None else f"takes packets of {limit:,} bytes"
     detail = f"{place} speaks MQTT {facts.protocol} and {takes}."
-    if limit is not None and room < DEFAULT_CHUNK_BYTES:
+    if room < DEFAULT_CHUNK_BYTES:
         return Check(
             name="broker",
             ok=None,
             detail=detail,
-            remedy=f"In the plan, set chunk_bytes under [transport] to {room} or less.",
+            remedy=f"The coordinator will send chunks of {room} bytes."
+            if room
+            else "Raise the broker's limit, or use another broker: it takes less than one chunk.",
         )
     return Check(name="broker", ok=True, detail=detail)
 

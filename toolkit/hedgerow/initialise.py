@@ -14,6 +14,7 @@ from hedgerow.errors import UsageError
 from hedgerow_codecs import Layout, LayoutError, seeded_parameters
 from hedgerow_coordinator import DensityError, PruningPolicy, parse_plan, plan_template
 from hedgerow_edge_client import TrainerProcess, scan_task
+from hedgerow_transport import BROKER_PRESETS, BrokerPreset
 
 TEMPLATE_TIMEOUT_S = 600.0
 DENSITY = 0.2
@@ -28,6 +29,7 @@ def initialise(
     min_clients: int,
     rounds: int,
     force: bool,
+    preset: BrokerPreset = BROKER_PRESETS["any"],
 ) -> list[tuple[Path, str]]:
     """Write template.onnx, plan.toml and, where the task has test data, evaluate.npz.
 
@@ -66,6 +68,8 @@ def initialise(
         metric=description.metric,
         init="seeded" if _can_be_seeded(layout) else "template",
         density=_density(layout),
+        chunk_bytes=preset.chunk_bytes,
+        chunk_reason=preset.reason,
     )
     prunable = sum(spec.size for spec in layout.tensors if spec.prunable)
     written = [

@@ -5,6 +5,7 @@ from hedgerow_transport.bitmap import count, indices, union
 from hedgerow_transport.blob import BlobAssembler, blob_chunk, blob_digest
 from hedgerow_transport.blob_store import BlobStore
 from hedgerow_transport.broker import Broker, run_mosquitto, start_broker
+from hedgerow_transport.broker_preset import BROKER_PRESETS, BrokerPreset, fitting_chunk_bytes
 from hedgerow_transport.broker_url import BrokerUrl
 from hedgerow_transport.child import die_with_parent
 from hedgerow_transport.chunk import CHUNK_HEADER_BYTES, decode_chunk, encode_chunk
@@ -83,6 +84,7 @@ from hedgerow_transport.traffic import Traffic, publish_bytes
 __all__ = [
     "ACK_STATUSES",
     "BLOB_KINDS",
+    "BROKER_PRESETS",
     "CHUNK_HEADER_BYTES",
     "COORDINATOR_IDENTITY",
     "DEFAULT_CHUNK_BYTES",
@@ -108,6 +110,7 @@ __all__ = [
     "BrokerError",
     "BrokerFacts",
     "BrokerMissing",
+    "BrokerPreset",
     "BrokerRefused",
     "BrokerSettingError",
     "BrokerUnreachable",
@@ -161,6 +164,7 @@ __all__ = [
     "encode_chunk",
     "encode_cohort",
     "find_mosquitto",
+    "fitting_chunk_bytes",
     "indices",
     "matches",
     "mosquitto_version",

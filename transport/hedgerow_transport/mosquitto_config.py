@@ -67,6 +67,8 @@ class MosquittoConfig:
         None sets no limit.
     tls : TlsFiles or None
     password_file, acl_file : Path or None
+    acl_is_ours : bool
+        Whether the access list holds `acl_text`.
     timestamps : bool
         Whether log lines begin with date and time as a person writes them.
 
@@ -86,6 +88,7 @@ class MosquittoConfig:
     tls: TlsFiles | None = None
     password_file: Path | None = None
     acl_file: Path | None = None
+    acl_is_ours: bool = False
     timestamps: bool = False
 
     def __post_init__(self) -> None:
@@ -141,7 +144,8 @@ class MosquittoConfig:
             "connection_messages false",
             "log_dest stderr",
             "log_type error",
-            "log_type warning",
+            # Of an access list it warns for every pattern without a user, as those must be that are for all.
+            *([] if self.acl_is_ours else ["log_type warning"]),
             *(["log_timestamp_format %Y-%m-%d %H:%M:%S"] if self.timestamps else []),
         ]
         return "\n".join(lines) + "\n"

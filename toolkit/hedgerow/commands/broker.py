@@ -170,6 +170,7 @@ def _config(options: argparse.Namespace) -> tuple[MosquittoConfig, str | None]:
         tls=tls,
         password_file=files["password_file"],
         acl_file=files["acl"],
+        acl_is_ours=coordinator is not None,
         timestamps=True,
     )
     return config, coordinator

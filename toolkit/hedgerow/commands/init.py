@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hedgerow.errors import UsageError
 from hedgerow.exit_codes import ExitCode
+from hedgerow_transport import BROKER_PRESETS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="clients to wait for before the first round; default: %(default)s",
     )
     parser.add_argument("--rounds", metavar="N", type=int, default=20, help="default: %(default)s")
+    parser.add_argument(
+        "--preset",
+        metavar="BROKER",
+        choices=sorted(BROKER_PRESETS),
+        default="any",
+        help=f"whose limits the chunks shall fit: {', '.join(sorted(BROKER_PRESETS))}; default: %(default)s",
+    )
     parser.add_argument("--force", action="store_true", help="replace files that are there")
 
 
@@ -53,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
         min_clients=options.clients,
         rounds=options.rounds,
         force=options.force,
+        preset=BROKER_PRESETS[options.preset],
     )
     for path, meaning in written:
         print(f"wrote {path}: {meaning}")
