@@ -27,6 +27,7 @@ EVEN = 8
 """Column level that leaves its rows' levels as they are."""
 _SHRINK = 2.0
 _LEARNING_BITS = 3.0
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -143,8 +144,11 @@ class _Codes:
         if isinstance(self.room, int):
             total = self.room * float(np.broadcast_to(weights, self.shape[1:]).sum())
             return np.full(self.shape[0], total)
-        of_columns = np.broadcast_to(weights, self.shape[1:]).astype(np.float32)
-        return np.asarray(self.room @ of_columns, np.float64)
+        of_columns = np.broadcast_to(weights, self.shape[1:])
+        rows = max(_BLOCK // self.shape[1], 1)
+        # In float64 counts times powers of two add up exactly, in whichever order a machine's BLAS adds them.
+        blocks = (self.room[start : start + rows] for start in range(0, self.shape[0], rows))
+        return np.concatenate([np.asarray(block @ of_columns, np.float64) for block in blocks])
 
     def room_of_classes(self, levels: Levels) -> NDArray[np.float64]:
         if isinstance(self.room, int):
@@ -182,7 +186,7 @@ def _levels(codes: _Codes, *, by_row: bool, by_column: bool) -> Levels:
         fair *= found.sum() / fair.sum()
         octaves = np.rint(np.log2((found + _SHRINK) / (fair + _SHRINK)))
         column_levels = np.where(found > 0, np.clip(octaves + EVEN, 1, NUM_LEVELS - 1), 0).astype(np.uint8)
-        weights = np.where(found > 0, np.exp2(column_levels - float(EVEN)), 0)
+        weights = np.where(found > 0, np.ldexp(1.0, column_levels.astype(np.int32) - EVEN), 0)
     found = codes.of_rows
     fair = codes.room_of_rows(weights)
     if not by_row:
