@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,8 @@ class Ef21Feedback:
     >>> feedback.after(wanted, np.array([0.25, 0.0], np.float32)).estimate
     array([0.75, 1.  ], dtype=float32)
     """
+
+    kind: ClassVar[str] = "ef21"
 
     estimate: NDArray[np.float32] = field(repr=False)
 

@@ -6,6 +6,7 @@ Sources: Seide 2014, Karimireddy 2019.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,8 @@ class ErrorFeedback:
     >>> feedback.after(compensated, np.array([1.0, 1.0], np.float32)).residual
     array([-0.25,  0.  ], dtype=float32)
     """
+
+    kind: ClassVar[str] = "residual"
 
     residual: NDArray[np.float32] = field(repr=False)
 

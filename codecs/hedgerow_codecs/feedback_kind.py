@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from hedgerow_codecs.mask import Mask
 
 
 class Feedback(Protocol):
-    """What a sender does with what its codec leaves out."""
+    """What a sender does with what its codec leaves out; `kind` is its word in `FEEDBACKS`."""
+
+    kind: ClassVar[str]
 
     @property
     def vector(self) -> NDArray[np.float32]:
@@ -45,6 +47,8 @@ class NoFeedback:
         Without meaning; it keeps the place of what other kinds keep.
     """
 
+    kind: ClassVar[str] = "none"
+
     vector: NDArray[np.float32] = field(repr=False)
 
     def compensate(self, delta: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -63,7 +67,7 @@ class NoFeedback:
 
 # By the word that plans and messages use: makes the feedback from the vector that was kept, zeros at first.
 FEEDBACKS: Mapping[str, Callable[[NDArray[np.float32]], Feedback]] = {
-    "residual": lambda vector: ErrorFeedback(residual=vector),
-    "ef21": lambda vector: Ef21Feedback(estimate=vector),
-    "none": lambda vector: NoFeedback(vector=np.zeros_like(vector)),
+    ErrorFeedback.kind: lambda vector: ErrorFeedback(residual=vector),
+    Ef21Feedback.kind: lambda vector: Ef21Feedback(estimate=vector),
+    NoFeedback.kind: lambda vector: NoFeedback(vector=np.zeros_like(vector)),
 }

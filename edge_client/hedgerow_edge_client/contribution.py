@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 
-from hedgerow_codecs import ErrorFeedback, FrameKind, codec_from_config, encode_frame_with_decoded
+from hedgerow_codecs import FEEDBACKS, Feedback, FrameKind, codec_from_config, encode_frame_with_decoded
 from hedgerow_edge_client.errors import TrainingDiverged
 from hedgerow_edge_client.replica import Replica
 from hedgerow_edge_client.requests import TrainRequest, TrainResult
@@ -19,8 +19,13 @@ def training_of(plan: RoundPlan, *, round_number: int, client: str, replica: Rep
     Raises
     ------
     ValueError
-        When a number of the plan makes no training, such as a learning rate of 0.
+        When a number of the plan makes no training, such as a learning rate of 0, or its error feedback is
+        not known here.
     """
+    if plan.feedback not in FEEDBACKS:
+        raise ValueError(
+            f"error feedback '{plan.feedback}' is not known here; update Hedgerow on this device"
+        )
     # A seed of 64 bits that differs between rounds and clients, and is the same on every machine.
     text = f"{plan.seed}/{round_number}/{client}".encode()
     return TrainRequest(
@@ -39,9 +44,9 @@ def training_of(plan: RoundPlan, *, round_number: int, client: str, replica: Rep
 
 
 def update_of(
-    result: TrainResult, *, plan: RoundPlan, round_number: int, replica: Replica, feedback: ErrorFeedback
+    result: TrainResult, *, plan: RoundPlan, round_number: int, replica: Replica, feedback: Feedback
 ) -> Pending:
-    """Encode what training changed, together with what earlier updates left out.
+    """Encode what training changed, as the error feedback wants it.
 
     Parameters
     ----------
@@ -54,7 +59,7 @@ def update_of(
     replica
         The model that the update is against.
     feedback
-        What the codec has left out so far.
+        Of the plan's kind; what became of all earlier updates.
 
     Raises
     ------
@@ -66,6 +71,7 @@ def update_of(
     if not math.isfinite(result.loss):
         raise TrainingDiverged(f"the loss is {result.loss}")
     mask, base = replica.mask, replica.digest
+    feedback = feedback.remask(mask)
     wanted = feedback.compensate(result.weights - replica.weights)
     codec = codec_from_config(plan.codec)
     frame, decoded = encode_frame_with_decoded(
@@ -79,7 +85,7 @@ def update_of(
         round=round_number,
         frame=frame,
         # Whatever a trainer did to dead weights is no debt.
-        residual=feedback.after(wanted, sent).remask(mask).residual,
+        residual=feedback.after(wanted, sent).remask(mask).vector,
         num_samples=result.num_samples,
         metrics=metrics,
         train_s=result.seconds,

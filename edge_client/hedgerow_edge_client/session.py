@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow_codecs import (
+    FEEDBACKS,
     CodecError,
-    ErrorFeedback,
     Layout,
     Mask,
     codec_from_config,
@@ -17,6 +17,7 @@ from hedgerow_codecs import (
 from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
 from hedgerow_edge_client.contribution import training_of, update_of
 from hedgerow_edge_client.errors import ReplicaError, TrainingDiverged
+from hedgerow_edge_client.feedback import estimate_digest, feedback_after, fresh_feedback, under_mask
 from hedgerow_edge_client.fetch import Fetch
 from hedgerow_edge_client.memory import Memory
 from hedgerow_edge_client.replica import NOTHING, Replica
@@ -107,7 +108,7 @@ class ClientSession:
 
         self._run = ""
         self._replica = Replica.empty(layout)
-        self._feedback = ErrorFeedback.zero(layout)
+        self._feedback = fresh_feedback("residual", layout=layout)
         self._pending: Pending | None = None
         self._done_round = 0
         snapshot = memory.load()
@@ -320,6 +321,10 @@ class ClientSession:
                     Leave(reason=f"this run's codec is not known here: {error}; update Hedgerow", failed=True)
                 ]
             self._plan = (manifest.plan.digest, plan)
+            if plan.feedback in FEEDBACKS and plan.feedback != self._feedback.kind:
+                # What was kept, and made from it, says nothing to a run with another kind.
+                self._feedback = fresh_feedback(plan.feedback, layout=self._layout)
+                self._pending = self._upload = None
         self._fetch = None
         if self._steps:
             try:
@@ -331,7 +336,7 @@ class ClientSession:
             if replica.digest != manifest.model:
                 return self._start_over(f"version {manifest.version} came out with another digest", now)
             self._replica, self._steps = replica, ()
-            self._feedback = self._feedback.remask(replica.mask)
+            self._feedback = under_mask(self._feedback, replica.mask)
             self._save()
         self._wrong_models = 0
         return self._proceed(now)
@@ -392,6 +397,7 @@ class ClientSession:
             received_bytes=max(0, self._received_bytes() - self._reported_bytes),
             train_s=pending.train_s,
             chunk_bytes=manifest.chunk_bytes,
+            estimate=estimate_digest(self._feedback),
         )
         self._upload = Upload(offer, frame=pending.frame, client=self.client, topics=self._topics)
         return list(self._upload.tick(now))
@@ -411,17 +417,17 @@ class ClientSession:
         assert pending is not None
         assert upload is not None
         self._pending = self._upload = None
+        before = self._feedback
+        self._feedback = feedback_after(ack.status, pending=pending, feedback=before, mask=self._replica.mask)
         if ack.status in ("accepted", "duplicate"):
             self._done_round = pending.round
-            # The mask may have gone on since.
-            self._feedback = ErrorFeedback(residual=pending.residual).remask(self._replica.mask)
             self._reported_bytes += upload.received_bytes
             told = Say(text=f"round {pending.round}: update of {len(pending.frame):,} bytes taken")
         else:
-            # The residual stays as it was before, so nothing is counted twice.
             if ack.status == "late":
                 self._done_round = pending.round
-            elif pending.round == manifest.round:
+            elif pending.round == manifest.round and self._feedback is before:
+                # Only a change of the feedback is worth another training for this attempt.
                 self._declined = (manifest.round, manifest.attempt)
             told = Say(
                 text=f"the update of round {pending.round} is not used, the coordinator answered "
@@ -455,7 +461,7 @@ class ClientSession:
     def _enter_run(self, run: str) -> None:
         self._run = run
         self._replica = Replica.empty(self._layout)
-        self._feedback = ErrorFeedback.zero(self._layout)
+        self._feedback = fresh_feedback("residual", layout=self._layout)
         self._pending = self._upload = self._plan = self._manifest = self._refusal = None
         self._done_round, self._declined, self._wrong_models = 0, (0, 0), 0
         self._save()
@@ -468,7 +474,7 @@ class ClientSession:
             mask=Mask(layout=self._layout, live=mask_live),
             weights=snapshot.weights,
         )
-        self._feedback = ErrorFeedback(residual=snapshot.residual)
+        self._feedback = FEEDBACKS[snapshot.feedback](snapshot.residual)
         self._done_round = snapshot.done_round
         self._pending = snapshot.pending
 
@@ -480,7 +486,8 @@ class ClientSession:
                 version=self._replica.version,
                 weights=self._replica.weights,
                 live=self._replica.mask.live,
-                residual=self._feedback.residual,
+                residual=self._feedback.vector,
+                feedback=self._feedback.kind,
                 done_round=self._done_round,
                 pending=self._pending,
             )

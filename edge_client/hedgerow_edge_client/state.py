@@ -1,4 +1,4 @@
-"""What a client must still know after a power cut: the model it holds, its residual, its unsent update.
+"""What a client must still know after a power cut: the model it holds, its error feedback, its unsent update.
 
 One file, ``snapshot``: the eight bytes ``HGSTATE1``, the blake2b-128 digest of the rest, and a msgpack map. A
 file ``session`` of the same form counts the starts. Both are replaced whole or not at all.
@@ -20,6 +20,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from hedgerow_codecs import FEEDBACKS
 from hedgerow_edge_client.errors import StateError
 from hedgerow_transport import write_durably
 
@@ -40,7 +41,7 @@ class Pending:
     frame
         The update as it goes over the wire.
     residual
-        Flat float32 vector: the error feedback's residual once the update is taken.
+        Flat float32 vector: what the error feedback keeps once the update is taken.
     num_samples
         Samples behind the update.
     metrics
@@ -69,14 +70,18 @@ class Snapshot:
         Digest of the layout.
     version
         Version of `weights`; -1 when there is none.
-    weights, residual
-        Flat float32 vectors ``(num_parameters,)``.
+    weights
+        Flat float32 vector ``(num_parameters,)``.
+    residual
+        What the error feedback keeps, a vector of the same form: the residual, or EF21's estimate.
     live
         Boolean vector ``(num_parameters,)``, the mask.
     done_round
         The last round that needs no answer any more; 0 at the beginning.
     pending
         The update that waits for its acknowledgement.
+    feedback
+        The kind of error feedback, one of `hedgerow_codecs.FEEDBACKS`.
 
     Raises
     ------
@@ -92,8 +97,11 @@ class Snapshot:
     residual: NDArray[np.float32]
     done_round: int = 0
     pending: Pending | None = None
+    feedback: str = "residual"
 
     def __post_init__(self) -> None:
+        if self.feedback not in FEEDBACKS:
+            raise ValueError(f"feedback must be one of {', '.join(FEEDBACKS)}, got {self.feedback!r}")
         vectors = [("weights", self.weights, np.float32), ("live", self.live, np.bool_)]
         vectors.append(("residual", self.residual, np.float32))
         if self.pending is not None:
@@ -286,7 +294,9 @@ def _unpack(body: bytes) -> dict[str, Any]:
 
 def _snapshot_map(snapshot: Snapshot) -> dict[str, Any]:
     pending = snapshot.pending
-    return {
+    # The file of a residual has no word for it, as before there were other kinds.
+    kind = {} if snapshot.feedback == "residual" else {"feedback": snapshot.feedback}
+    return kind | {
         "run": snapshot.run,
         "layout": snapshot.layout,
         "version": snapshot.version,

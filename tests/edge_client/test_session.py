@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hedgerow_codecs import (
     NO_BASE,
+    Ef21Feedback,
     FrameKind,
     Layout,
     Mask,
@@ -578,6 +579,153 @@ def test_received_bytes_are_reported_once():
     assert said(leader.train(), Offer).received_bytes == 300
     farewell = decode_message(leader.session.farewell().payload, Presence)
     assert (farewell.online, farewell.profile) == (False, {"received_bytes": 300})
+
+
+# -- EF21, and no feedback at all -------------------------------------------------------------------------
+
+EF21 = {"feedback": "ef21"}
+ZERO = Ef21Feedback.zero(LAYOUT).digest
+
+
+def sent_by(leader, manifest, mask=DENSE):
+    """Return what the update on the disk says, flat."""
+    frame = leader.snapshot.pending.frame
+    return mask.scatter(decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=manifest.model).values())
+
+
+def ramp(leader, high=0.37):
+    """Train by an amount that 8 bits cannot carry; return the offer and the change."""
+    live, change = leader.snapshot.live, np.linspace(0, high, 16, dtype=np.float32)
+    weights = np.where(live, leader.snapshot.weights + change, np.float32(0))
+    return said(leader.train(weights=weights), Offer), weights - leader.snapshot.weights
+
+
+def test_ef21_sends_differences_from_the_estimate_that_it_names():
+    leader = Leader(plan=EF21)
+    first = leader.manifest()
+    leader.lead(first)
+    offer, change = ramp(leader)
+    assert offer.estimate == ZERO
+    sent = sent_by(leader, first)
+    assert sent == pytest.approx(change, abs=0.002)
+    leader.ack(offer)
+    assert leader.snapshot.feedback == "ef21"
+    assert leader.snapshot.residual.tobytes() == sent.tobytes()
+    second = leader.manifest(1, steps=leader.step(1), base_version=0)
+    leader.lead(second)
+    offer, change = ramp(leader, 0.41)
+    assert offer.estimate == Ef21Feedback(estimate=sent).digest != ZERO
+    assert sent_by(leader, second) == pytest.approx(change - sent, abs=0.001)
+    expected = sent + sent_by(leader, second)
+    # A restart between offer and answer changes nothing.
+    restarted = Leader(memory=leader.memory, plan=EF21)
+    restarted.blobs = leader.blobs
+    again = said(restarted.lead(second), Offer)
+    assert (again.update, again.estimate) == (offer.update, offer.estimate)
+    restarted.ack(again, "duplicate")
+    assert restarted.snapshot.residual.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("status", ["late", "refused"])
+def test_the_estimate_stays_when_the_update_is_not_used(status):
+    leader = Leader(plan=EF21)
+    leader.lead()
+    offer, _ = ramp(leader)
+    leader.ack(offer, status)
+    assert leader.snapshot.pending is None
+    assert not leader.snapshot.residual.any()
+
+
+def test_a_coordinator_with_another_estimate_gets_an_update_from_zero():
+    leader = Leader(plan=EF21)
+    leader.lead()
+    leader.ack(ramp(leader)[0])
+    manifest = leader.manifest(1, steps=leader.step(1), base_version=0)
+    leader.lead(manifest)
+    actions = leader.ack(ramp(leader)[0], "anew")
+    assert kinds(actions) == ["Say", "StartTraining"]
+    assert "'anew': why" in only(actions, Say).text
+    assert not leader.snapshot.residual.any()
+    offer, change = ramp(leader)
+    assert (offer.round, offer.estimate) == (2, ZERO)
+    assert sent_by(leader, manifest) == pytest.approx(change, abs=0.002)
+    # Whoever says so of zero, too, is not asked a third time before the next attempt.
+    assert kinds(leader.ack(offer, "anew")) == ["Say"]
+    assert kinds(leader.announce(replace(manifest, attempt=2))) == ["StartTraining"]
+
+
+def test_the_estimate_is_masked_when_it_is_used_and_not_before():
+    leader = Leader(plan=EF21)
+    leader.lead()
+    offer, _ = ramp(leader)
+    leader.ack(offer)
+    estimate = leader.snapshot.residual
+    manifest = leader.manifest(1, mask=THIN, steps=leader.step(1, THIN), base_version=0)
+    leader.lead(manifest)
+    assert leader.snapshot.residual.tobytes() == estimate.tobytes()
+    offer, change = ramp(leader, 0.5)
+    assert offer.estimate == Ef21Feedback(estimate=estimate).digest
+    masked = np.where(THIN.live, estimate, np.float32(0))
+    assert sent_by(leader, manifest, THIN) == pytest.approx(change - masked, abs=0.002)
+    expected = masked + sent_by(leader, manifest, THIN)
+    leader.ack(offer)
+    assert leader.snapshot.residual.tobytes() == expected.tobytes()
+
+
+def test_what_another_kind_of_feedback_has_left_is_not_used():
+    leader = Leader()
+    leader.lead()
+    leader.ack(residual_after_training(leader)[0])
+    leader.lead(leader.manifest(1, steps=leader.step(1), base_version=0))
+    leader.train()
+    assert leader.snapshot.residual.any()
+    assert leader.snapshot.pending is not None
+    changed = Leader(memory=leader.memory, plan=EF21)
+    actions = changed.lead(changed.manifest(1, steps=changed.step(1), base_version=0))
+    assert kinds(actions) == ["StartTraining"]
+    assert ramp(changed)[0].estimate == ZERO
+
+
+def test_another_run_begins_with_an_estimate_of_zero():
+    leader = Leader(plan=EF21)
+    leader.lead()
+    leader.ack(ramp(leader)[0])
+    leader.lead(leader.manifest(run="r2"))
+    assert ramp(leader)[0].estimate == ZERO
+
+
+def test_an_answer_for_ef21_does_not_touch_a_residual():
+    leader = Leader()
+    leader.lead()
+    leader.ack(residual_after_training(leader)[0])
+    residual = leader.snapshot.residual
+    leader.lead(leader.manifest(1, steps=leader.step(1), base_version=0))
+    offer = said(leader.train(), Offer)
+    assert offer.estimate == b""
+    assert kinds(leader.ack(offer, "anew")) == ["Say"]
+    assert leader.snapshot.residual.tobytes() == residual.tobytes()
+
+
+def test_without_feedback_nothing_is_owed():
+    leader = Leader(plan={"feedback": "none"})
+    leader.lead()
+    offer, _ = ramp(leader)
+    assert offer.estimate == b""
+    leader.ack(offer)
+    manifest = leader.manifest(1, steps=leader.step(1), base_version=0)
+    leader.lead(manifest)
+    assert (leader.snapshot.feedback, leader.snapshot.residual.any()) == ("none", False)
+    leader.train(0.0)
+    assert not sent_by(leader, manifest).any()
+
+
+def test_a_feedback_that_is_not_known_here_is_declined():
+    leader = Leader(plan={"feedback": "ef99"})
+    assert said(leader.lead(), Decline).reason == (
+        "the run's plan cannot be carried out: "
+        "error feedback 'ef99' is not known here; update Hedgerow on this device"
+    )
+    assert kinds(leader.announce(leader.manifest(attempt=2))) == ["Say", "decline"]
 
 
 # -- restarts, ends, other runs ---------------------------------------------------------------------------

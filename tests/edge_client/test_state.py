@@ -4,8 +4,12 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -38,7 +42,7 @@ def make_snapshot(*, version: int = 3, pending: bool = True) -> Snapshot:
 
 def assert_same(found: Snapshot | None, wanted: Snapshot) -> None:
     assert found is not None
-    for name in ("run", "layout", "version", "done_round"):
+    for name in ("run", "layout", "version", "done_round", "feedback"):
         assert getattr(found, name) == getattr(wanted, name)
     for name in ("weights", "live", "residual"):
         assert getattr(found, name).dtype == getattr(wanted, name).dtype
@@ -61,6 +65,31 @@ def test_what_is_saved_is_loaded_by_the_next_start(tmp_path: Path, pending: bool
     assert_same(again.load(), make_snapshot(pending=pending))
     assert again.warnings == []
     again.close()
+
+
+@pytest.mark.parametrize("kind", ["residual", "ef21", "none"])
+def test_the_kind_of_feedback_is_kept_with_its_vector(tmp_path: Path, kind: str) -> None:
+    state = ClientState(tmp_path)
+    state.save(replace(make_snapshot(), feedback=kind))
+    assert_same(state.load(), replace(make_snapshot(), feedback=kind))
+    state.close()
+    # A residual's file is that of the time before there were other kinds.
+    assert ("feedback" in _content(tmp_path)) == (kind != "residual")
+
+
+def test_a_kind_of_feedback_that_is_not_known_is_a_damaged_file(tmp_path: Path) -> None:
+    state = ClientState(tmp_path)
+    state.save(replace(make_snapshot(), feedback="ef21"))
+    body = msgpack.packb(_content(tmp_path) | {"feedback": "ef99"})
+    (tmp_path / "snapshot").write_bytes(b"HGSTATE1" + blake2b(body, digest_size=16).digest() + body)
+    assert state.load() is None
+    assert "feedback must be one of residual, ef21, none, got 'ef99'" in state.warnings[0]
+    state.close()
+
+
+def _content(directory: Path) -> dict[str, Any]:
+    content: dict[str, Any] = msgpack.unpackb((directory / "snapshot").read_bytes()[24:], raw=False)
+    return content
 
 
 def test_sessions_count_up_over_starts(tmp_path: Path) -> None:

@@ -96,12 +96,20 @@ def message() -> bytes:
     ).encode()
 
 
-def state_file(tmp_path: Path) -> bytes:
+def state_file(tmp_path: Path, *, feedback: str = "residual") -> bytes:
     state = ClientState(tmp_path / "state")
     flat = np.zeros(16, np.float32)
     live = MASK.live.copy()
     state.save(
-        Snapshot(run="digits-1", layout=LAYOUT.digest, version=3, weights=flat, live=live, residual=flat)
+        Snapshot(
+            run="digits-1",
+            layout=LAYOUT.digest,
+            version=3,
+            weights=flat,
+            live=live,
+            residual=flat,
+            feedback=feedback,
+        )
     )
     state.close()
     return (tmp_path / "state" / "snapshot").read_bytes()
@@ -227,9 +235,15 @@ def test_a_chunk(look: Callable[[bytes], Description]) -> None:
     assert facts(found)["data"] == "100 bytes"
 
 
-def test_what_a_client_keeps(look: Callable[[bytes], Description], tmp_path: Path) -> None:
-    found = look(state_file(tmp_path))
-    assert found.what == "what a client keeps: model, mask, residual"
+@pytest.mark.parametrize(
+    ("feedback", "kept"),
+    [("residual", "residual"), ("ef21", "estimate of EF21"), ("none", "no error feedback")],
+)
+def test_what_a_client_keeps(
+    look: Callable[[bytes], Description], tmp_path: Path, feedback: str, kept: str
+) -> None:
+    found = look(state_file(tmp_path, feedback=feedback))
+    assert found.what == f"what a client keeps: model, mask, {kept}"
     assert facts(found)["density"] == "0.6250, 10 of 16 parameters live"
     assert facts(found)["unsent_update"] == "none"
 

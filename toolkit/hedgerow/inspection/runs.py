@@ -18,6 +18,7 @@ from hedgerow_coordinator import PlanError, RunStore, StoreError, parse_plan
 
 STATE_MAGIC = b"HGSTATE1"
 _DIGEST_BYTES = 16
+_KEPT_BY_FEEDBACK = {"residual": "residual", "ef21": "estimate of EF21", "none": "no error feedback"}
 
 
 def describe_run(directory: Path) -> Description:
@@ -116,9 +117,10 @@ def _snapshot(content: dict[str, Any], *, num_bytes: int) -> Description:
     num_parameters = len(content["weights"]) // 4
     live = np.unpackbits(np.frombuffer(content["live"], np.uint8), count=num_parameters)
     pending = content["pending"]
+    kept = _KEPT_BY_FEEDBACK[content.get("feedback", "residual")]
     waits = "none" if pending is None else f"of round {pending['round']}, {bytes_text(len(pending['frame']))}"
     return Description(
-        what="what a client keeps: model, mask, residual",
+        what=f"what a client keeps: model, mask, {kept}",
         facts=(
             size_fact(num_bytes),
             Fact(name="run", value=str(content["run"]), text=str(content["run"]) or "none yet"),
