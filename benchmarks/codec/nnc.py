@@ -12,10 +12,10 @@ nothing). The best of all with and without that is a third column.
 
 ``qp`` is fixed and the vector scaled instead, which sets any step. Row skipping stays on, as is the default:
 without it streams are larger by up to 25 % or smaller by less than 0.1 %. ``compress_differences`` changes
-nothing here; ``codebook`` excludes the trellis and falls back to ``uniform`` on these updates. Tensors have one-
-and two-letter names, as their names are in the stream; scales and mask are not counted. Under a mask, it gets
-the live values of each tensor, or the tensors with zeros in them, whichever is smaller (the latter up to 12 dB
-only, where it is half as large again already).
+nothing here; ``codebook`` excludes the trellis and falls back to ``uniform`` on these updates. Tensors have
+one- and two-letter names, as their names are in the stream; scales and mask are not counted. Under a mask, it
+gets the live values of each tensor, or the tensors with zeros in them, whichever is smaller (the latter up to
+12 dB only, where it is half as large again already).
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ from typing import Any
 import numpy as np
 from benchmarks.codec.cases import Case, split_live
 from benchmarks.codec.measures import snr_db
+from benchmarks.codec.peers import Coder
 from benchmarks.codec.rate import Curve, Point
 from numpy.typing import NDArray
+
+from hedgerow_codecs.mask import Mask
 
 Tensors = Mapping[str, NDArray[np.float32]]
 _QP = -20
@@ -113,12 +116,11 @@ class Nncodec:
 
     def curve(self, case: Case, vector: NDArray[np.float32], *, setting: Setting) -> Curve:
         """Return the package on a vector, at any step."""
-        rms = math.sqrt(float(np.mean(np.square(vector, dtype=np.float64))))
 
         def code(log2_step: float) -> Point:
-            scaled = (vector * np.float64(_UNIT / (2.0**log2_step * rms))).astype(np.float32)
+            scaled = vector * scale_for(vector, log2_step)
             kept = np.where(np.abs(scaled) < setting.threshold * _UNIT, np.float32(0), scaled)
-            stream = self.encode(named_tensors(case, kept, whole=setting.whole), **setting.options)
+            stream = self.encode(named_tensors(case.mask, kept, whole=setting.whole), **setting.options)
             parts = self.decode(stream)
             flat = np.concatenate([parts[short_name(i)].reshape(-1) for i in range(len(parts))])
             decoded = case.mask.gather(flat) if setting.whole else flat
@@ -127,9 +129,44 @@ class Nncodec:
         return Curve(coder=code, low=-14.0, high=10.0)
 
 
-def named_tensors(case: Case, vector: NDArray[np.float32], *, whole: bool) -> dict[str, NDArray[np.float32]]:
+def nncodec_coder(
+    package: Nncodec, *, trellis: bool, log2_step: float = 1.0, row_skipping: bool = True
+) -> Coder:
+    """Make a coder of the package at one step, in root mean squares of the vector.
+
+    A float32 that undoes the scaling is added to its stream. Symbols are taken from what it decodes to.
+    """
+
+    def encode(vector: NDArray[np.float32], mask: Mask) -> bytes:
+        scale = scale_for(vector, log2_step)
+        tensors = named_tensors(mask, vector * scale, whole=False)
+        stream = package.encode(tensors, use_dq=trellis, row_skipping=row_skipping)
+        return scale.tobytes() + stream
+
+    def scaled(blob: bytes) -> NDArray[np.float32]:
+        parts = package.decode(blob[4:])
+        return np.concatenate([parts[short_name(i)].reshape(-1) for i in range(len(parts))])
+
+    def decode(blob: bytes, _: Mask) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = scaled(blob) / np.frombuffer(blob, "<f4", count=1)[0]
+        return values
+
+    def symbols(blob: bytes, _: Mask) -> NDArray[np.int64]:
+        return np.rint(scaled(blob) / _UNIT).astype(np.int64)
+
+    return Coder(
+        name="nncodec trellis" if trellis else "nncodec", encode=encode, decode=decode, symbols=symbols
+    )
+
+
+def scale_for(vector: NDArray[np.float32], log2_step: float) -> np.float32:
+    """Return by what to multiply a vector for the package's step to be so many root mean squares of it."""
+    rms = math.sqrt(float(np.mean(np.square(vector, dtype=np.float64))))
+    return np.float32(_UNIT / (2.0**log2_step * rms))
+
+
+def named_tensors(mask: Mask, vector: NDArray[np.float32], *, whole: bool) -> dict[str, NDArray[np.float32]]:
     """Cut a live vector into tensors with short names."""
-    mask = case.mask
     parts = mask.layout.split(mask.scatter(vector)) if whole else split_live(vector, mask=mask)
     return {short_name(i): part for i, part in enumerate(parts.values())}
 

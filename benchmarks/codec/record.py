@@ -48,10 +48,15 @@ _STEPS = (2.0, 8.0)
 Flat = NDArray[np.float32]
 
 
-def recorded(cache: Path, *, data: Path | None) -> list[Case]:
-    """Return all cases, from the cache where they are there, else by training."""
+def recorded(cache: Path, *, data: Path | None, wanted: Sequence[str] | None = None) -> list[Case]:
+    """Return all cases of the models that have one that is wanted, from the cache or else by training.
+
+    Without `wanted`, or where no name contains any of it, these are all models.
+    """
+    names = {recipe.name: [f"{recipe.name}/{kind}" for kind in recipe.kinds] for recipe in RECIPES}
+    some = [r for r in RECIPES if any(part in name for part in wanted or [] for name in names[r.name])]
     cases: list[Case] = []
-    for recipe in RECIPES:
+    for recipe in some or RECIPES:
         paths = {kind: _path(cache, f"{recipe.name}-{kind}", data=data) for kind in recipe.kinds}
         if not all(path.is_file() for path in paths.values()):
             started = time.monotonic()
@@ -68,7 +73,7 @@ def recorded(cache: Path, *, data: Path | None) -> list[Case]:
 
 def recorded_large(cache: Path, *, data: Path | None) -> Case:
     """Return one update of a ResNet-18: ten steps of SGD, the ten steps before them left out."""
-    path = _path(cache, LARGE.name, data=data)
+    path = large_path(cache, data=data)
     if not path.is_file():
         print(f"recording {LARGE.name}", file=sys.stderr, flush=True)
         cache.mkdir(parents=True, exist_ok=True)
@@ -76,6 +81,11 @@ def recorded_large(cache: Path, *, data: Path | None) -> Case:
         vectors = recorder.federate(recorder.start, rounds=2)[1][1]
         save_case(recorder.case("raw", recorder.dense, (vectors[0],)), path)
     return load_case(path)
+
+
+def large_path(cache: Path, *, data: Path | None) -> Path:
+    """Return where `recorded_large` keeps its case."""
+    return _path(cache, LARGE.name, data=data)
 
 
 def _path(cache: Path, name: str, *, data: Path | None) -> Path:

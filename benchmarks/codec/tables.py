@@ -10,6 +10,7 @@ from benchmarks.codec.cases import Case
 from benchmarks.codec.codecs import hedgerow_curve
 from benchmarks.codec.measures import geometric_mean
 from benchmarks.codec.nnc import NncodecBytes
+from benchmarks.codec.peers import peer_curve
 
 TARGETS_DB = (2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 24.0)
 
@@ -111,14 +112,43 @@ def _peer_bytes(peer: NncodecBytes | None, case: Case, target: float) -> dict[st
         return {"trellis": None, "plain": None, "best": None}
     sizes = [peer.at(case, vector, target) for vector in case.vectors]
 
-    def total(column: str) -> float | None:
-        return sum(size[column] for size in sizes) if all(column in size for size in sizes) else None
-
     return {
-        "trellis": total("trellis"),
-        "plain": total("plain"),
-        "best": sum(min(size.values()) for size in sizes) if all(sizes) else None,
+        "trellis": _total([size.get("trellis") for size in sizes]),
+        "plain": _total([size.get("plain") for size in sizes]),
+        "best": _total([min(size.values(), default=None) for size in sizes]),
     }
+
+
+def peer_rates(
+    cases: Sequence[Case], *, targets_db: Sequence[float], names: Sequence[str]
+) -> tuple[list[dict[str, object]], dict[str, str]]:
+    """Return bytes of the other peers at every ratio they reach, and why some were skipped."""
+    print(f"\n{'case':17} {'codec':12}" + "".join(f"{target:>7g} dB" for target in targets_db), flush=True)
+    rows: list[dict[str, object]] = []
+    skipped: dict[str, str] = {}
+    for case in cases:
+        for name in names:
+            if name in skipped:
+                continue
+            try:
+                curves = [peer_curve(name, vector, case.mask) for vector in case.vectors]
+            except ImportError as error:
+                skipped[name] = f"cannot be imported ({error})"
+                print(f"skipped {name}: {skipped[name]}", file=sys.stderr, flush=True)
+                continue
+            sizes: list[float | None] = []
+            for target in targets_db:
+                points = [curve.at(target) for curve in curves]
+                sizes.append(_total([p.num_bytes if p is not None else None for p in points]))
+                rows.append({"case": case.name, "codec": name, "snr_db": target, "num_bytes": sizes[-1]})
+            shown = "".join(f"{size:10.0f}" if size is not None else f"{'-':>10}" for size in sizes)
+            print(f"{case.name:17} {name:12}{shown}", flush=True)
+    return rows, skipped
+
+
+def _total(sizes: Sequence[float | None]) -> float | None:
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
 
 
 def rate_summary(cells: Sequence[Cell]) -> dict[str, float | None]:
