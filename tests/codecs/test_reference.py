@@ -9,6 +9,7 @@ import pytest
 
 from hedgerow_codecs import Layout, Mask, TensorSpec, codec_from_config, encode_mask
 from hedgerow_codecs.stages.models import excess_model, level_model, magnitude_model, sign_model
+from hedgerow_codecs.stages.pattern import fit_patterns
 from hedgerow_codecs.stages.rans import decode_symbols, encode_symbols, grid_shape
 from hedgerow_codecs.stages.reader import Reader, write_section
 
@@ -103,7 +104,7 @@ def section(data: Bytes, bases: list[int], model: dict, lanes: int | None, cargo
 
 
 def magnitude_prior(base: int, history: int, symbol: int) -> int:
-    octave = base - 8 + [0, 1, 1, 2][history]
+    octave = base - 8 + (2 if history >= 8 else 1 if history else 0)
     if octave < 0:
         nonzero = 5 * 65536 // 2 ** (3 - octave)
         ones, twos = 5 * nonzero // 8, nonzero // 4
@@ -122,7 +123,7 @@ LEVELS = {
 }
 MAGNITUDES = {
     "alphabet": 4,
-    "history": lambda h, s: [int(h > 1), 2, 3, 3][s],
+    "history": lambda h, s: 4 * s + h // 4,
     "prior": magnitude_prior,
 }
 EXCESSES = {
@@ -136,7 +137,7 @@ SIGNS = {
 }
 
 
-def classes(data: Bytes, mask: Mask, cargo: bytearray) -> list[int]:
+def classes(data: Bytes, mask: Mask, cargo: bytearray) -> tuple[list[int], list[list[int]]]:
     tensors = mask.layout.tensors
     modes = int.from_bytes(data.take((2 * len(tensors) + 7) // 8), "little")
     shapes, sizes, bases = [], [], []
@@ -151,15 +152,35 @@ def classes(data: Bytes, mask: Mask, cargo: bytearray) -> list[int]:
         levels = [nibble for pair in pairs for nibble in (pair & 15, pair >> 4)][: len(bases)]
     else:
         levels = section(data, bases, LEVELS, None, cargo)
-    found = []
+    found, of_all_columns = [], []
     for (rows, columns, cell), (num_rows, num_columns) in zip(shapes, sizes, strict=True):
         of_rows, of_columns = levels[:num_rows], levels[num_rows : num_rows + num_columns]
         levels = levels[num_rows + num_columns :]
         of_rows = of_rows if num_rows == rows else of_rows * rows
         of_columns = of_columns or [8] * columns
+        of_all_columns.append(of_columns)
         for r in of_rows:
             for c in of_columns:
                 found += [max(1, min(13, r + c - 8)) if r and c else 0] * cell
+    return [c for c, live in zip(found, mask.live, strict=True) if live], of_all_columns
+
+
+def patterns(data: Bytes, mask: Mask, columns: list[list[int]]) -> list[int]:
+    """Return the bit of each live entry's place."""
+    bits, found = Bits(data), []
+    told = [bits.take() for _ in mask.layout.tensors]
+    assert not bits.byte
+    bits = Bits(data)
+    for tensor, has_one, levels in zip(mask.layout.tensors, told, columns, strict=True):
+        if not has_one:
+            found += [0] * tensor.size
+            continue
+        assert len(tensor.shape) > 1
+        assert tensor.shape[0] > 1
+        width = tensor.size // tensor.shape[0]
+        pattern = [bits.take() if levels[i // (width // tensor.shape[1])] else 0 for i in range(width)]
+        found += pattern * tensor.shape[0]
+    assert not bits.byte
     return [c for c, live in zip(found, mask.live, strict=True) if live]
 
 
@@ -168,7 +189,7 @@ def coded_integers(data: Bytes, mask: Mask, *, signed: bool = True) -> list[int]
     if lanes == 0:
         return [0] * mask.num_live
     cargo = bytearray()
-    of_entries = classes(data, mask, cargo)
+    of_entries, columns = classes(data, mask, cargo)
     bases = [c - 1 for c in of_entries if c]
     magnitudes = section(data, bases, MAGNITUDES, lanes, cargo)
     large = [i for i, m in enumerate(magnitudes) if m == 3]
@@ -181,11 +202,18 @@ def coded_integers(data: Bytes, mask: Mask, *, signed: bool = True) -> list[int]
     coded = signed and count >= 128
     signs = [0] * count
     if coded:
+        told = [i for i, c in enumerate(of_entries) if c]
+        of_places = patterns(data, mask, columns)
+        c = [of_places[i] for i, m in zip(told, magnitudes, strict=True) if m]
+        relations = [
+            sum(2 ** (j - 1) for j in (1, 2, 3) if j <= i and c[i] != c[i - j]) for i in range(count)
+        ]
         lanes = 1 if count <= 16384 else -(-count // 512)
         raw = bytearray()
-        symbols = section(data, [0] * (count - 16 * lanes), SIGNS, lanes, raw)
+        symbols = section(data, relations[16 * lanes :], SIGNS, lanes, raw)
         raw += data.take(2 * lanes - len(raw))
         signs = [byte >> place & 1 for byte in raw for place in range(8)] + symbols
+        signs = [sign ^ of_place for sign, of_place in zip(signs, c, strict=True)]
     bits = Bits(data)
     if signed and not coded:
         signs = [bits.take() for _ in range(count)]
@@ -211,7 +239,7 @@ def test_sections_read_the_same_from_the_specification(count: int, lanes: int) -
         (level_model(), LEVELS, 2),
         (magnitude_model(), MAGNITUDES, 13),
         (excess_model(9), {**EXCESSES, "alphabet": 9}, 13),
-        (sign_model(), SIGNS, 1),
+        (sign_model(), SIGNS, 8),
     )
     for model, literal, num_bases in models:
         bases = rng.integers(0, num_bases, count).astype(np.uint8)
@@ -250,6 +278,29 @@ def test_many_signs_read_the_same_from_the_specification() -> None:
     codes = np.zeros(30_000, np.int32)
     codes[decoded.positions] = decoded.codes
     assert coded_integers(Bytes(payload), mask) == codes.tolist()
+
+
+@pytest.mark.parametrize("density", [1.0, 0.3])
+def test_patterns_read_the_same_from_the_specification(density: float) -> None:
+    rng = np.random.default_rng(16)
+    mask = model_of(rng, density)
+    flat = np.zeros(mask.layout.num_parameters)
+    # The rows all point along one pattern or against it; resting columns have no place in it.
+    rows, columns = rng.normal(size=(40, 1)), rng.normal(size=(1, 60)) * (rng.random(60) < 0.8)
+    flat[224:2624] = (rows * columns).reshape(-1)
+    flat[:216] = rng.normal(size=216)
+    codec = codec_from_config({"codec_id": "deadzone", "step": 0.25})
+    payload = codec.encode(mask.gather(flat.astype(np.float32)), mask=mask)
+    decoded = codec.decode(payload, mask=mask)
+    found = fit_patterns(decoded.positions, decoded.codes, mask=mask).of_tensors
+    assert found[2] is not None
+    assert set(np.flatnonzero(found[2])) <= set(np.flatnonzero(columns))
+    codes = coded_integers(Bytes(payload), mask)
+    assert [c for c in codes if c] == decoded.codes.tolist()
+    assert np.flatnonzero(codes).tolist() == decoded.positions.tolist()
+    scattered = np.where(rng.random(flat.size) < 0.5, flat, -flat).astype(np.float32)
+    saved = len(codec.encode(mask.gather(scattered), mask=mask)) - len(payload)
+    assert saved * 8 > 0.7 * np.count_nonzero(mask.scatter(decoded.values())[224:2624])
 
 
 @pytest.mark.parametrize("density", [1.0, 0.3])

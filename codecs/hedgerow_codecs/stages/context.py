@@ -24,6 +24,7 @@ from hedgerow_codecs.stages.magnitude import (
     unbucket,
 )
 from hedgerow_codecs.stages.models import excess_model, level_model, magnitude_model, sign_model
+from hedgerow_codecs.stages.pattern import Patterns, fit_patterns, relations
 from hedgerow_codecs.stages.rans import MAX_STEPS_ALONE, decode_symbols, encode_symbols, grid_shape
 from hedgerow_codecs.stages.reader import Cargo, Reader, varint, write_section
 from hedgerow_codecs.stages.signal import Signal
@@ -76,7 +77,7 @@ class ContextCoder:
 
         # What is read last is written first: it rides in the first states of lanes that are read before it.
         negative = signal.codes < 0 if self.signed else np.zeros(0, np.bool_)
-        signs = _write_signs(negative) if negative.size >= _FEW_SIGNS else b""
+        signs = _write_signs(signal, levels) if negative.size >= _FEW_SIGNS else b""
         raw = [negative if negative.size < _FEW_SIGNS else negative[:0]]
         raw.append(unary(buckets) if buckets.size < _FEW_EXCESSES else np.zeros(0, np.bool_))
         cargo = Cargo(signs + np.packbits(np.concatenate([*raw, lows]), bitorder="little").tobytes())
@@ -114,7 +115,7 @@ class ContextCoder:
         reader.unload()
         negative = np.zeros(positions.size if self.signed else 0, np.bool_)
         if negative.size >= _FEW_SIGNS:
-            negative = _read_signs(reader, count=positions.size)
+            negative = _read_signs(reader, positions, levels, mask=signal.mask)
         elif negative.size:
             negative = reader.bits(negative.size)
         if 0 < large.size < _FEW_EXCESSES:
@@ -172,24 +173,29 @@ def _sign_lanes(count: int) -> int:
     return 1 if count <= _ONE_BY_ONE else -(-count // _SIGNS_PER_LANE)
 
 
-def _write_signs(negative: NDArray[np.bool_]) -> bytes:
-    """Write signs; the first of them ride raw in the lanes, which would carry nothing else."""
+def _write_signs(signal: Signal, levels: list[Levels]) -> bytes:
+    """Write patterns and signs; the first of these ride raw in the lanes, which would carry nothing else."""
+    patterns = fit_patterns(signal.positions, signal.codes, mask=signal.mask)
+    expected = patterns.at(signal.positions, mask=signal.mask)
+    negative = (signal.codes < 0) ^ expected
     wish = _sign_lanes(negative.size)
     cargo = Cargo(np.packbits(negative[: 16 * wish], bitorder="little").tobytes())
-    symbols = negative[16 * wish :].astype(np.uint8)
+    symbols, bases = negative[16 * wish :].astype(np.uint8), relations(expected)[16 * wish :]
     lanes = grid_shape(symbols.size, wish)[1]
-    return (
-        _write(symbols, np.zeros_like(symbols), model=sign_model(), cargo=cargo, lanes=lanes) + cargo.rest()
-    )
+    section = _write(symbols, bases, model=sign_model(), cargo=cargo, lanes=lanes)
+    return patterns.write(levels, mask=signal.mask) + section + cargo.rest()
 
 
-def _read_signs(reader: Reader, *, count: int) -> NDArray[np.bool_]:
-    wish = _sign_lanes(count)
-    bases = np.zeros(count - 16 * wish, np.uint8)
+def _read_signs(
+    reader: Reader, positions: NDArray[np.int64], levels: list[Levels], *, mask: Mask
+) -> NDArray[np.bool_]:
+    expected = Patterns.read(reader, levels, mask=mask).at(positions, mask=mask)
+    wish = _sign_lanes(positions.size)
+    bases = relations(expected)[16 * wish :]
     lanes = grid_shape(bases.size, wish)[1]
     symbols, stowed = decode_symbols(*reader.section(lanes=lanes), bases, model=sign_model())
     raw = np.frombuffer(stowed.astype("<u2").tobytes() + reader.take(2 * (wish - lanes)), np.uint8)
-    return np.concatenate([np.unpackbits(raw, bitorder="little"), symbols]).astype(np.bool_)
+    return np.concatenate([np.unpackbits(raw, bitorder="little"), symbols]).astype(np.bool_) ^ expected
 
 
 def _modes(levels: list[Levels], *, mask: Mask) -> bytes:

@@ -219,21 +219,60 @@ def _tensor_slices(mask: Mask) -> list[tuple[slice, slice]]:
     ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TensorPart:
+    """The part of a list of live positions that is in one tensor.
+
+    Parameters
+    ----------
+    tensor : TensorSpec
+    chosen : slice
+        Which of the positions.
+    live : ndarray, bool, shape (tensor.size,)
+    """
+
+    tensor: TensorSpec
+    chosen: slice
+    live: NDArray[np.bool_]
+    _first: int
+    _positions: NDArray[np.int64]
+
+    @property
+    def size(self) -> int:
+        """Number of positions in the tensor."""
+        return int(self.chosen.stop - self.chosen.start)
+
+    def places(self) -> NDArray[np.int64]:
+        """Return where in the tensor the positions are, pruned entries counted, shape ``(size,)``."""
+        places = self._positions[self.chosen] - self._first
+        return places if not places.size or self.live.all() else np.flatnonzero(self.live)[places]
+
+
+def by_tensor(positions: NDArray[np.int64], *, mask: Mask) -> list[TensorPart]:
+    """Cut ascending live positions into tensors."""
+    ends = np.searchsorted(positions, np.cumsum(mask.lengths)).tolist()
+    return [
+        TensorPart(
+            tensor=tensor,
+            chosen=slice(*chosen),
+            live=mask.live[flat],
+            _first=kept.start,
+            _positions=positions,
+        )
+        for tensor, chosen, (flat, kept) in zip(
+            mask.layout.tensors, pairwise([0, *ends]), _tensor_slices(mask), strict=True
+        )
+    ]
+
+
 def fit_all_levels(
     positions: NDArray[np.int64], magnitudes: NDArray[np.int64], *, mask: Mask, flat: bool = False
 ) -> list[Levels]:
     """Choose the levels of every tensor, for codes in the live vector; a single one each if `flat`."""
-    dense = mask.num_live == mask.layout.num_parameters
-    ends = np.searchsorted(positions, np.cumsum(mask.lengths)).tolist()
-    levels, start = [], 0
-    for tensor, (whole, kept), end in zip(mask.layout.tensors, _tensor_slices(mask), ends, strict=True):
-        places = positions[start:end] - kept.start
-        live = mask.live[whole]
-        if not dense and places.size:
-            places = np.flatnonzero(live)[places]
-        levels.append(fit_levels(places, magnitudes[start:end], tensor=tensor, live=live, flat=flat))
-        start = end
-    return levels
+    return [
+        fit_levels(part.places(), magnitudes[part.chosen], tensor=part.tensor, live=part.live, flat=flat)
+        for part in by_tensor(positions, mask=mask)
+    ]
 
 
 def live_classes(levels: list[Levels], *, mask: Mask) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ import numpy as np
 from hedgerow_codecs.stages.adaptive import Model
 from hedgerow_codecs.stages.energy import NUM_CLASSES, NUM_LEVELS, UNIT_CLASS
 from hedgerow_codecs.stages.magnitude import FIRST_BUCKETED
+from hedgerow_codecs.stages.pattern import NUM_RELATIONS
 
 _WEIGHT = 16 << 12  # a prior counts like 16 symbols seen
 _SIGNS_REMEMBERED = 4
@@ -20,13 +21,13 @@ _SIGNS_REMEMBERED = 4
 @cache
 def magnitude_model() -> Model:
     """Return the model of magnitudes 0, 1, 2 and more: class, and the two magnitudes before."""
-    expected = (0, 1, 1, 2)  # octaves above the class
+    last, before = np.divmod(np.arange(16), 4)
+    expected = np.where(last > 1, 2, np.where(last + before > 0, 1, 0)).tolist()  # octaves above the class
     prior = [
         [_spread(base + 1 + octave - UNIT_CLASS) for octave in expected] for base in range(NUM_CLASSES - 1)
     ]
-    # Two zeros; a zero, and not before it; 1; more. From there, by symbol:
-    next_history = [[0, 2, 3, 3], [0, 2, 3, 3], [1, 2, 3, 3], [1, 2, 3, 3]]
-    return Model(prior=np.array(prior, np.int64), next_history=np.array(next_history, np.uint8), depth=2)
+    next_history = 4 * np.arange(4) + last[:, None]
+    return Model(prior=np.array(prior, np.int64), next_history=next_history.astype(np.uint8), depth=2)
 
 
 @cache
@@ -49,13 +50,10 @@ def level_model() -> Model:
 
 @cache
 def sign_model() -> Model:
-    """Return the model of signs: the signs of the last codes that are not zero.
-
-    Rows of a weight gradient are sums of few outer products of one sign each, hence the runs.
-    """
+    """Return the model of signs: the last ones, and how their places' signs in the pattern are related."""
     histories = np.arange(1 << _SIGNS_REMEMBERED)
     next_history = np.stack([histories << 1, histories << 1 | 1], axis=1) & (histories.size - 1)
-    prior = np.full((1, histories.size, 2), _WEIGHT // 2, np.int64)
+    prior = np.full((NUM_RELATIONS, histories.size, 2), _WEIGHT // 2, np.int64)
     return Model(prior=prior, next_history=next_history.astype(np.uint8), depth=_SIGNS_REMEMBERED)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hedgerow_codecs.errors import PayloadError
 from hedgerow_codecs.grid import MAX_CODE, MAX_MAGNITUDE, NUM_STEPS, grid_index, grid_steps
+from hedgerow_codecs.mask import Mask
 from hedgerow_codecs.stages.adaptive import count_small
 from hedgerow_codecs.stages.energy import NUM_CLASSES, fit_all_levels, live_classes
 from hedgerow_codecs.stages.signal import Signal
@@ -19,6 +20,7 @@ _PER_TENSOR = b"\xff\xff"
 _BLOCK = 1 << 18
 _MAX_CODE_BITS = 14.0
 _SAMPLE_BITS = 19
+_LARGE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +118,10 @@ class DeadzoneQuantizer:
         Half-width of the zero bin in steps, from 0.5 to 1 inclusive; a magnitude ``x`` gets the code
         ``floor(x / step + 1 - deadzone)``.
     tradeoff : float
-        How many squared steps of error a bit is worth. A magnitude becomes zero where its entry's class
+        How many squared steps of error a bit is worth. A magnitude ``x`` becomes zero where its entry's class
         makes a code cost ``b`` bits and ``x / step < (1 + tradeoff * b) / 2``: there, leaving it out is the
-        better bargain.
+        better bargain. Others are rounded down below ``(1 + tradeoff * c) / 2`` above the unit before, where
+        one unit more costs ``c`` bits.
     """
 
     step: float
@@ -133,12 +136,8 @@ class DeadzoneQuantizer:
         step = float(grid_steps(np.array(index)))
         positions, codes = _round_outside(values, step=step, deadzone=self.deadzone)
         if self.tradeoff and codes.size:
-            magnitudes = np.abs(codes.astype(np.int64))
-            levels = fit_all_levels(positions, magnitudes, mask=signal.mask)
-            classes = live_classes(levels, mask=signal.mask)
-            cost = _code_bits(classes, classes[positions])
-            worth = np.abs(_in_steps(values[positions], step)) >= (1 + self.tradeoff * cost) / 2
-            positions, codes = positions[worth], codes[worth]
+            scaled = _in_steps(values[positions], step)
+            positions, codes = self._bargain(positions, codes, scaled, mask=signal.mask)
         return replace(
             signal,
             values=values[:0],
@@ -147,6 +146,25 @@ class DeadzoneQuantizer:
             steps=np.full(len(signal.mask.lengths), step),
             data=index.to_bytes(2, "little"),
         )
+
+    def _bargain(
+        self,
+        positions: NDArray[np.int64],
+        codes: NDArray[np.int32],
+        scaled: NDArray[np.float64],
+        *,
+        mask: Mask,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Round once more, by what codes cost in the classes that the first rounding gave."""
+        magnitudes = np.abs(codes.astype(np.int64))
+        classes = live_classes(fit_all_levels(positions, magnitudes, mask=mask), mask=mask)
+        of_codes = classes[positions]
+        first_bits, more_bits = _code_bits(classes, of_codes, magnitudes)
+        sizes = np.abs(scaled)
+        worth = sizes >= ((1 + self.tradeoff * first_bits) / 2)[of_codes]
+        down = ((1 + self.tradeoff * more_bits) / 2)[of_codes[worth]]
+        magnitudes = np.maximum(np.floor(sizes[worth] + (1 - down)), 1)
+        return positions[worth], np.copysign(magnitudes, scaled[worth]).astype(np.int32)
 
     def decode(self, signal: Signal) -> Signal:
         return _read_steps(signal)
@@ -179,14 +197,32 @@ def _round_outside(
     return np.concatenate([empty, *places]), np.concatenate([empty.astype(np.int32), *codes])
 
 
-def _code_bits(classes: NDArray[np.uint8], of_codes: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return how many bits more a code takes than a zero in its class, shape of `of_codes`."""
+def _code_bits(
+    classes: NDArray[np.uint8], of_codes: NDArray[np.uint8], magnitudes: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Estimate the bits that a code takes more than a zero, and each further unit of magnitude.
+
+    Parameters
+    ----------
+    classes : ndarray, uint8, shape (num_live,)
+        Of all live entries.
+    of_codes : ndarray, uint8, shape (k,)
+        Of those with a code.
+    magnitudes : ndarray, int64, shape (k,)
+
+    Returns
+    -------
+    tuple of ndarray, float64, shape (NUM_CLASSES,)
+    """
     apart = max(classes.size >> _SAMPLE_BITS, 1)  # an estimate will do
-    rooms = count_small(classes[::apart], size=NUM_CLASSES) * apart + 1
-    rooms = np.maximum(rooms, count_small(of_codes, size=NUM_CLASSES) + 1)
-    share = (count_small(of_codes, size=NUM_CLASSES) + 0.5) / rooms
-    bits: NDArray[np.float64] = np.clip(np.log2((1 - share) / share) + 1, 0, _MAX_CODE_BITS)
-    return bits[of_codes]
+    num_codes = count_small(of_codes, size=NUM_CLASSES)
+    rooms = np.maximum(count_small(classes[::apart], size=NUM_CLASSES) * apart, num_codes) + 1
+    share = (num_codes + 0.5) / rooms
+    first: NDArray[np.float64] = np.clip(np.log2((1 - share) / share) + 1, 0, _MAX_CODE_BITS)
+    excess = np.bincount(of_codes, np.minimum(magnitudes, _LARGE) - 1, minlength=NUM_CLASSES)
+    # A geometric distribution of that mean loses so much with each unit.
+    more = np.log2(1 + (num_codes + 0.5) / (excess + 0.25))
+    return first, more
 
 
 def _tensor_ends(signal: Signal) -> NDArray[np.int64]:
