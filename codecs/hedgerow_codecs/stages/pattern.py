@@ -24,8 +24,9 @@ NUM_RELATIONS = 8
 """Whether each of the three codes before is at a place of the other sign."""
 _LAGS = 3
 _MEMORY = 4
-_ITERATIONS = 8
-_FEW, _SAMPLE = 1 << 16, 1 << 17
+_ITERATIONS = 6
+_SAMPLE = 1 << 16
+_FEW, _MANY = 1 << 15, 1 << 18
 _LARGEST = 3
 _MARGIN_BITS = 16.0
 
@@ -78,9 +79,10 @@ class Patterns:
 
 def fit_patterns(positions: NDArray[np.int64], codes: NDArray[np.int32], *, mask: Mask) -> Patterns:
     """Choose the patterns that are likely to save bytes, for the codes that are not zero."""
+    most = codes.size if codes.size <= _MANY else _FEW
     return Patterns(
         of_tensors=tuple(
-            _fit(part.places(), codes[part.chosen], tensor=part.tensor) if part.size else None
+            _fit(part.places(), codes[part.chosen], tensor=part.tensor, most=most) if part.size else None
             for part in by_tensor(positions, mask=mask)
         )
     )
@@ -104,7 +106,7 @@ def _open_places(levels: Levels, *, tensor: TensorSpec) -> NDArray[np.bool_]:
     return np.repeat(np.broadcast_to(levels.columns > 0, columns), cell)
 
 
-def _fit(places: NDArray[np.int64], codes: NDArray[np.int32], *, tensor: TensorSpec) -> Pattern:
+def _fit(places: NDArray[np.int64], codes: NDArray[np.int32], *, tensor: TensorSpec, most: int) -> Pattern:
     if not _may_have_one(tensor):
         return None
     num_rows = tensor.shape[0]
@@ -113,7 +115,7 @@ def _fit(places: NDArray[np.int64], codes: NDArray[np.int32], *, tensor: TensorS
     columns = places - rows * width
     mass = np.clip(codes, -_LARGEST, _LARGEST).astype(np.float64)
     matrix = _Sparse(rows=rows, columns=columns, mass=mass, shape=(num_rows, width))
-    pattern = matrix.right_vector() < 0
+    pattern = matrix.right_vector(most) < 0
     expected = pattern[columns[:_SAMPLE]]
     negative = mass[:_SAMPLE] < 0
     saved = _bits(negative, np.zeros_like(negative)) - _bits(negative ^ expected, expected)
@@ -130,21 +132,24 @@ class _Sparse:
     mass: NDArray[np.float64]
     shape: tuple[int, int]
 
-    def right_vector(self) -> NDArray[np.float64]:
-        """Return the first right singular vector, roughly and in whole numbers, by the power method."""
+    def right_vector(self, most: int) -> NDArray[np.float64]:
+        """Return the first right singular vector, roughly and in whole numbers, by the power method.
+
+        It looks at the strongest rows, with `most` entries or so, and once at all.
+        """
         weights = np.bincount(self.rows, np.abs(self.mass), minlength=self.shape[0])
         strongest = np.argsort(-weights, kind="stable")
-        few = self._of_rows(strongest) if self.rows.size > _FEW else self
+        few = self._of_rows(strongest, most) if self.rows.size > most else self
         vector = few.transposed(np.arange(self.shape[0]) == strongest[0])
         for _ in range(_ITERATIONS):
             vector = few.transposed(few.times(vector))
         return vector if few is self else self.transposed(self.times(vector))
 
-    def _of_rows(self, order: NDArray[np.int64]) -> _Sparse:
-        """Return the first rows in an order, with `_FEW` entries or so."""
+    def _of_rows(self, order: NDArray[np.int64], most: int) -> _Sparse:
+        """Return the first rows in an order."""
         sizes = np.bincount(self.rows, minlength=self.shape[0])
         kept = np.zeros(self.shape[0], np.bool_)
-        kept[order[: 1 + np.searchsorted(np.cumsum(sizes[order]), _FEW)]] = True
+        kept[order[: 1 + np.searchsorted(np.cumsum(sizes[order]), most)]] = True
         chosen = kept[self.rows]
         return _Sparse(
             rows=self.rows[chosen], columns=self.columns[chosen], mass=self.mass[chosen], shape=self.shape

@@ -19,7 +19,7 @@ _NO_STEP = 0xFFFF
 _PER_TENSOR = b"\xff\xff"
 _BLOCK = 1 << 18
 _MAX_CODE_BITS = 14.0
-_SAMPLE_BITS = 19
+_SAMPLE_BITS = 17
 _LARGE = 64
 
 
@@ -214,12 +214,14 @@ def _code_bits(
     -------
     tuple of ndarray, float64, shape (NUM_CLASSES,)
     """
-    apart = max(classes.size >> _SAMPLE_BITS, 1)  # an estimate will do
-    num_codes = count_small(of_codes, size=NUM_CLASSES)
+    # Estimates will do: of many, some are looked at.
+    apart, codes_apart = (max(number >> _SAMPLE_BITS, 1) for number in (classes.size, of_codes.size))
+    some, some_excess = of_codes[::codes_apart], np.minimum(magnitudes[::codes_apart], _LARGE) - 1
+    num_codes = count_small(some, size=NUM_CLASSES) * codes_apart
     rooms = np.maximum(count_small(classes[::apart], size=NUM_CLASSES) * apart, num_codes) + 1
     share = (num_codes + 0.5) / rooms
     first: NDArray[np.float64] = np.clip(np.log2((1 - share) / share) + 1, 0, _MAX_CODE_BITS)
-    excess = np.bincount(of_codes, np.minimum(magnitudes, _LARGE) - 1, minlength=NUM_CLASSES)
+    excess = np.bincount(some, some_excess, minlength=NUM_CLASSES) * codes_apart
     # A geometric distribution of that mean loses so much with each unit.
     more = np.log2(1 + (num_codes + 0.5) / (excess + 0.25))
     return first, more
