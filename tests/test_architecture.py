@@ -43,7 +43,7 @@ TORCH_FILES = {
     "hedgerow/demo/digits_task.py",
     "hedgerow_devices/matrix_trial.py",
 }
-HEAVY = ("torch", "onnx", "onnxruntime", "matplotlib", "rich", "sklearn")
+HEAVY = ("torch", "onnx", "onnxruntime", "matplotlib", "rich", "sklearn", "cryptography")
 
 
 def sources(package: str) -> Iterator[tuple[str, ast.Module]]:

@@ -19,6 +19,7 @@ from hedgerow_transport import (
     acl_text,
     find_mosquitto,
     mosquitto_version,
+    read_json,
     run_mosquitto,
 )
 
@@ -85,6 +86,13 @@ def client_urls(config: MosquittoConfig, *, names: Sequence[str] = ()) -> list[s
     default = 8883 if config.tls else 1883
     port = "" if config.port == default else f":{config.port}"
     return [f"{config.scheme}://{f'[{host}]' if ':' in host else host}{port}" for host in hosts]
+
+
+def public_hosts(keys: Path) -> list[str]:
+    """Return the hosts in the broker's certificate that `hedgerow keys` has made; localhost only if alone."""
+    hosts = read_json(keys / "broker" / "hosts.json").get("hosts")
+    names = [host for host in hosts if isinstance(host, str)] if isinstance(hosts, list) else []
+    return [host for host in names if not is_loopback(host)] or names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

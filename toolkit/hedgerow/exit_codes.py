@@ -10,7 +10,13 @@ from hedgerow_coordinator.errors import CoordinatorError, DensityError, PlanErro
 from hedgerow_devices import DeviceError
 from hedgerow_edge_client.errors import EdgeClientError, StateError, TaskError
 from hedgerow_export import ExportError, MissingPackageError, ModelError
-from hedgerow_transport import BrokerSettingError, BrokerUrlError, TopicError, TransportError
+from hedgerow_transport import (
+    BrokerSettingError,
+    BrokerUrlError,
+    CredentialsError,
+    TopicError,
+    TransportError,
+)
 
 
 class ExitCode(IntEnum):
@@ -39,6 +45,7 @@ _CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (DensityError, ExitCode.USAGE),
     (BrokerUrlError, ExitCode.USAGE),
     (BrokerSettingError, ExitCode.USAGE),
+    (CredentialsError, ExitCode.USAGE),
     (TopicError, ExitCode.USAGE),
     (ModelError, ExitCode.USAGE),
     (MissingPackageError, ExitCode.USAGE),

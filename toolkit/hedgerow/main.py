@@ -16,6 +16,7 @@ from hedgerow.commands import (
     export,
     init,
     inspect,
+    keys,
     report,
     simulate,
 )
@@ -26,6 +27,7 @@ COMMANDS = {
     "demo": demo,
     "init": init,
     "broker": broker,
+    "keys": keys,
     "coordinator": coordinator,
     "client": client,
     "simulate": simulate,

@@ -9,6 +9,19 @@ from hedgerow_transport.broker_preset import BROKER_PRESETS, BrokerPreset, fitti
 from hedgerow_transport.broker_url import BrokerUrl
 from hedgerow_transport.child import die_with_parent
 from hedgerow_transport.chunk import CHUNK_HEADER_BYTES, decode_chunk, encode_chunk
+from hedgerow_transport.credentials import (
+    CA_NAME,
+    CERT_NAME,
+    CREDENTIALS_NAME,
+    DEVICES_NAME,
+    KEY_NAME,
+    Credentials,
+    read_json,
+    write_credentials,
+    write_json,
+    write_new,
+)
+from hedgerow_transport.device_register import Device, DeviceRegister, Devices
 from hedgerow_transport.durable_file import UNFINISHED, sync_directory, write_durably
 from hedgerow_transport.errors import (
     BlobError,
@@ -18,6 +31,7 @@ from hedgerow_transport.errors import (
     BrokerSettingError,
     BrokerUnreachable,
     BrokerUrlError,
+    CredentialsError,
     LinkClosed,
     LinkError,
     LinkOverflow,
@@ -70,6 +84,7 @@ from hedgerow_transport.mqtt_link import MqttLink
 from hedgerow_transport.presence import CoordinatorState, Presence
 from hedgerow_transport.probe import BrokerFacts, probe_broker
 from hedgerow_transport.publication import Publication
+from hedgerow_transport.signing import SigningKey, need_cryptography, verifies
 from hedgerow_transport.topics import (
     NAME_PATTERN,
     TOPIC_ROOT,
@@ -85,9 +100,14 @@ __all__ = [
     "ACK_STATUSES",
     "BLOB_KINDS",
     "BROKER_PRESETS",
+    "CA_NAME",
+    "CERT_NAME",
     "CHUNK_HEADER_BYTES",
     "COORDINATOR_IDENTITY",
+    "CREDENTIALS_NAME",
     "DEFAULT_CHUNK_BYTES",
+    "DEVICES_NAME",
+    "KEY_NAME",
     "MANIFEST_STATES",
     "MAX_CHUNK_BYTES",
     "MAX_COHORT",
@@ -118,7 +138,12 @@ __all__ = [
     "BrokerUrlError",
     "Connected",
     "CoordinatorState",
+    "Credentials",
+    "CredentialsError",
     "Decline",
+    "Device",
+    "DeviceRegister",
+    "Devices",
     "Disconnected",
     "Link",
     "LinkClosed",
@@ -142,6 +167,7 @@ __all__ = [
     "Received",
     "RoundPlan",
     "Route",
+    "SigningKey",
     "Sync",
     "TlsFiles",
     "TopicError",
@@ -168,12 +194,18 @@ __all__ = [
     "indices",
     "matches",
     "mosquitto_version",
+    "need_cryptography",
     "parse_topic",
     "probe_broker",
     "publish_bytes",
+    "read_json",
     "run_mosquitto",
     "start_broker",
     "sync_directory",
     "union",
+    "verifies",
+    "write_credentials",
     "write_durably",
+    "write_json",
+    "write_new",
 ]

@@ -10,6 +10,7 @@
     │   ├── LinkOverflow    the outgoing queue is full
     │   ├── LinkClosed      the link was closed by its owner
     │   └── PacketTooLarge  the broker would refuse a packet of this size
+    ├── CredentialsError    keys or certificates are missing, damaged, or not for this (also a ValueError)
     └── BrokerError         the broker, or the way to it
         ├── BrokerUrlError     the URL of a broker cannot be understood (also a ValueError)
         ├── BrokerSettingError a setting for a broker of our own cannot be used (also a ValueError)
@@ -49,6 +50,10 @@ class TopicError(TransportError, ValueError):
 
 class BlobError(TransportError):
     """Report a chunk that does not belong, a digest that does not match, or a blob that is not there."""
+
+
+class CredentialsError(TransportError, ValueError):
+    """Report keys or certificates that cannot be used."""
 
 
 class LinkError(TransportError):

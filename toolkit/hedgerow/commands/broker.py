@@ -47,6 +47,12 @@ def _describe(parser: argparse.ArgumentParser) -> None:
         "--anonymous", action="store_true", help="listen on other addresses although anybody may take part"
     )
     tls = parser.add_argument_group("TLS")
+    tls.add_argument(
+        "--keys",
+        metavar="FOLDER",
+        type=Path,
+        help="what `hedgerow keys init` has made: TLS, client certificates, the access list, and revocations",
+    )
     tls.add_argument("--cert", metavar="FILE", type=Path, help="the broker's certificate (PEM)")
     tls.add_argument("--key", metavar="FILE", type=Path, help="its private key (PEM)")
     tls.add_argument(
@@ -97,7 +103,7 @@ def _describe(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the files, and start the broker."""
-    from hedgerow.broker_service import BrokerService, client_urls, write_files
+    from hedgerow.broker_service import BrokerService, client_urls, public_hosts, write_files
     from hedgerow_transport import MOSQUITTO_CONFIG_NAME, BrokerMissing, find_mosquitto
 
     directory: Path = options.directory
@@ -119,12 +125,27 @@ def run(options: argparse.Namespace) -> int:
         say(f"Mosquitto {version} listens on {config.bind or 'all addresses'}, port {config.port}")
         if not config.knows_its_clients:
             say("there are no users: whoever reaches it may take part")
-        say(f"URL for coordinator and clients: {' or '.join(client_urls(config))}")
+        names = () if options.keys is None else public_hosts(options.keys)
+        say(f"URL for coordinator and clients: {' or '.join(client_urls(config, names=names))}")
 
     with stop_on_signals() as stop, contextlib.suppress(KeyboardInterrupt):
         BrokerService(config=config, directory=directory, say=say).run(stop, ready=tell)
     say("stopped")
     return ExitCode.INTERRUPTED
+
+
+def _take_keys(options: argparse.Namespace) -> None:
+    """Fill in what a folder of keys has."""
+    given = [name for name in ("cert", "key", "ca", "crl") if getattr(options, name) is not None]
+    if given:
+        raise UsageError(f"give --keys or --{given[0]}, not both")
+    folder: Path = options.keys / "broker"
+    if not (folder / "cert.pem").is_file():
+        raise UsageError(
+            f"there are no keys in {options.keys}: `hedgerow keys init {options.keys}` makes them"
+        )
+    options.cert, options.key = folder / "cert.pem", folder / "key.pem"
+    options.ca, options.crl = folder / "ca.pem", folder / "crl.pem"
 
 
 def _config(options: argparse.Namespace) -> tuple[MosquittoConfig, str | None]:
@@ -133,6 +154,8 @@ def _config(options: argparse.Namespace) -> tuple[MosquittoConfig, str | None]:
     from hedgerow_transport import COORDINATOR_IDENTITY, MosquittoConfig, TlsFiles
 
     directory: Path = options.directory.absolute()
+    if options.keys is not None:
+        _take_keys(options)
     files = {name: getattr(options, name) for name in ("cert", "key", "ca", "crl", "acl", "password_file")}
     for name, path in files.items():
         if path is not None:
