@@ -13,7 +13,7 @@ Ints = NDArray[np.int64]
 def rice_parameter(share: float) -> int:
     """Return how many bits of a gap are written as they are when a share of all entries is sent.
 
-    Sattler 2020, equation 13; `share` is above 0, below 1.
+    Sattler 2020, where positions are Golomb-coded; `share` is above 0, below 1.
     """
     golden = (math.sqrt(5) + 1) / 2
     return max(0, 1 + math.floor(math.log2(math.log(golden - 1) / math.log(1 - share))))

@@ -142,12 +142,14 @@ def _measure(case: Case, coder: Coder) -> Row:
 
 def timed(call: Callable[[], T], *, repeats: int = 3) -> tuple[T, float]:
     """Call a function some times; return what it returned and the median seconds."""
-    seconds = []
+    results: list[T] = []
+    seconds: list[float] = []
     for _ in range(repeats):
         started = time.perf_counter()
         result = call()
         seconds.append(time.perf_counter() - started)
-    return result, statistics.median(seconds)
+        results = [result]
+    return results[0], statistics.median(seconds)
 
 
 def line(row: Row) -> str:

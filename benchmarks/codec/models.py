@@ -181,8 +181,9 @@ def spoken_digits(folder: Path | None) -> Data:
 def _digits() -> tuple[NDArray[np.float32], NDArray[np.int64], str]:
     from sklearn.datasets import load_digits
 
-    pack = load_digits()
-    return (pack.images / 16).astype(np.float32), pack.target.astype(np.int64), "scikit-learn's digits"
+    flat, labels = load_digits(return_X_y=True)
+    images = (flat / 16).astype(np.float32).reshape(-1, 8, 8)
+    return images, labels.astype(np.int64), "scikit-learn's digits"
 
 
 RECIPES = (

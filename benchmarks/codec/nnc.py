@@ -152,7 +152,8 @@ def nncodec_coder(
         return values
 
     def symbols(blob: bytes, _: Mask) -> NDArray[np.int64]:
-        return np.rint(scaled(blob) / _UNIT).astype(np.int64)
+        codes: NDArray[np.int64] = np.rint(scaled(blob) / _UNIT).astype(np.int64)
+        return codes
 
     return Coder(
         name="nncodec trellis" if trellis else "nncodec", encode=encode, decode=decode, symbols=symbols

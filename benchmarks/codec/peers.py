@@ -61,12 +61,13 @@ def int8_coder(
         # Never so small that the largest would not fit.
         largest = np.array([float(np.max(np.abs(part), initial=0)) for part in _parts(vector, mask)])
         steps = np.maximum(rms * 2.0**log2_step, largest / 127).astype("<f4")
-        codes = np.empty(vector.size, np.int8)
+        codes: NDArray[np.int8] = np.empty(vector.size, np.int8)
         start = 0
         for part, step in zip(_parts(vector, mask), steps.tolist(), strict=True):
             codes[start : start + part.size] = np.rint(part / step) if step else 0
             start += part.size
-        return steps.tobytes() + compress(codes.tobytes())
+        scales: bytes = steps.tobytes()
+        return scales + compress(codes.tobytes())
 
     def symbols(blob: bytes, mask: Mask) -> NDArray[np.int8]:
         return np.frombuffer(decompress(blob[4 * len(mask.lengths) :]), np.int8)
@@ -155,7 +156,8 @@ def stc_golomb(log2_step: float) -> Coder:
         return codes
 
     def decode(blob: bytes, mask: Mask) -> Vector:
-        return symbols(blob, mask) * np.frombuffer(blob, "<f4", count=1)[0]
+        values: Vector = symbols(blob, mask) * np.frombuffer(blob, "<f4", count=1)[0]
+        return values
 
     return Coder(name="STC Golomb", encode=encode, decode=decode, symbols=symbols, note="plain Python")
 

@@ -34,9 +34,10 @@ def plot_rates(report: Mapping[str, object], path: Path) -> None:
 
     lines = rate_lines(report)
     names = list(lines)
-    rows = math.ceil(len(names) / _COLUMNS)
+    columns = min(_COLUMNS, len(names))
+    rows = math.ceil(len(names) / columns)
     figure, axes = pyplot.subplots(
-        rows, _COLUMNS, figsize=(3 * _COLUMNS, 2.6 * rows), sharex=True, squeeze=False
+        rows, columns, figsize=(3 * columns, 2.4 * rows + 0.4), sharex=True, sharey=True, squeeze=False
     )
     for axis, name in zip(axes.flat, names, strict=False):
         for codec, points in lines[name].items():
@@ -51,18 +52,21 @@ def plot_rates(report: Mapping[str, object], path: Path) -> None:
                 label=codec,
             )
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.set_title(name, fontsize=9)
         axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
         axis.tick_params(labelsize=7)
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
-    for axis in axes[-1]:
-        axis.set_xlabel("signal-to-noise ratio, dB", fontsize=8)
+    for column in range(columns):  # the lowest panel in each, which says what all share
+        last = axes[(len(names) - 1 - column) // columns, column]
+        last.set_xlabel("signal-to-noise ratio, dB", fontsize=8)
+        last.tick_params(labelbottom=True)
     for axis in axes[:, 0]:
         axis.set_ylabel("bits per live weight", fontsize=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(labels), fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.3 / (2.4 * rows + 0.4)))
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
@@ -77,15 +81,9 @@ def rate_lines(report: Mapping[str, object]) -> dict[str, dict[str, list[tuple[f
         for codec, key in _CELL_KEYS.items():
             _add(lines, case, codec, ratio, cell[key], parameters)
     for cell in _rows(report["peers"]):
-        if cell["codec"] in _STYLES:
-            _add(
-                lines,
-                str(cell["case"]),
-                str(cell["codec"]),
-                float(cell["snr_db"]),
-                cell["num_bytes"],
-                parameters,
-            )
+        case, codec = str(cell["case"]), str(cell["codec"])
+        if codec in _STYLES:
+            _add(lines, case, codec, float(cell["snr_db"]), cell["num_bytes"], parameters)
     return lines
 
 

@@ -61,9 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quick=given.quick,
     )
     if options.data is None:
-        _say(
-            "HEDGEROW_DATA is not set: models learn scikit-learn's digits, not the packs of the published table"
-        )
+        _say("HEDGEROW_DATA is not set: models learn scikit-learn's digits, not the published table's data")
     try:
         cases = chosen(recorded(options.cache, data=options.data, wanted=options.cases), options.cases)
     except ValueError as error:
