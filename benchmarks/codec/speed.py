@@ -54,7 +54,7 @@ class Fast:
 
 
 def at_ratio(package: Nncodec, case: Case, target_db: float, *, row_skipping: bool) -> Fast:
-    """Return nncodec without its trellis, a tenth of a decibel off a ratio or as near as eight trials come."""
+    """Return nncodec without its trellis, within 0.1 dB of a ratio or as near as eight trials come."""
     vector, step = case.vectors[0], 1.0
     options: dict[str, object] = {"use_dq": False, "row_skipping": row_skipping}
     tried: list[Fast] = []

@@ -161,12 +161,12 @@ def _full_report() -> dict[str, object]:
 def test_numbers_are_written_between_the_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report, document = tmp_path / "report.json", tmp_path / "codec.md"
     report.write_text(json.dumps(_full_report()))
-    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    document.write_text(f"before\n{BEGIN}\nstale numbers\n{END}\nafter\n")
     assert write_numbers([str(report), str(document)]) == 0
     text = document.read_text()
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
-    assert "old" not in text
+    assert "stale numbers" not in text
     assert "| a/raw | 3 | 300 | - | 600 | - | 0.500 | - | 0.910 |" in text
     assert "| deadzone | 1,234 | 0.500 | - | 6.2 | 30 | 31 | 1.50 | 1.25 |" in text
     assert "Skipped: nncodec, cannot be imported." in text
