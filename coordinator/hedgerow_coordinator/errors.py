@@ -6,6 +6,7 @@ CoordinatorError
 ├── PruningError           weights that cannot be scored
 │   └── DensityError       the asked density cannot be met on this model
 ├── AggregationError       an update cannot be added, or there is nothing to average
+├── EstimateError          an update is relative to another EF21 estimate than the one that is kept
 └── StoreError             the run directory: cannot be read or written
     ├── StoreNotFound      there is no run in this directory
     ├── StoreExists        there is a run, or something else, where a new run should go
@@ -84,6 +85,20 @@ class DensityError(PruningError):
 
 class AggregationError(CoordinatorError):
     """An update that cannot be added, or a mean of nothing."""
+
+
+class EstimateError(CoordinatorError):
+    """An update whose EF21 estimate is not the one that is kept, or cannot be read; its client begins anew.
+
+    Attributes
+    ----------
+    client : str
+        Whose estimate it is.
+    """
+
+    def __init__(self, sentence: str, *, client: str) -> None:
+        super().__init__(sentence)
+        self.client = client
 
 
 class StoreError(CoordinatorError):

@@ -70,6 +70,7 @@ class Federation:
             proximal_mu=training.proximal_mu,
             max_seconds=training.max_seconds,
             codec=self.plan.uplink_at(self.round),
+            feedback=self.plan.codec.feedback,
         )
 
     def publish_manifest(self, state: str, *, cohort: tuple[str, ...] = (), reason: str = "") -> None:

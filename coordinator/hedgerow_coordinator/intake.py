@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 from hedgerow_codecs import CodecError, DecodedUpdate, FrameKind, decode_frame, max_frame_bytes
 from hedgerow_coordinator.aggregate import MAX_WEIGHT, Aggregator
-from hedgerow_coordinator.errors import AggregationError
+from hedgerow_coordinator.errors import AggregationError, EstimateError
+from hedgerow_coordinator.estimates import Estimates
 from hedgerow_coordinator.federation import Federation
-from hedgerow_coordinator.records import UpdateRecord
+from hedgerow_coordinator.records import StoredUpdate, UpdateRecord
 from hedgerow_coordinator.server_model import published_digest
 from hedgerow_transport import (
     Accept,
     Ack,
     BlobAssembler,
+    BlobRef,
     Offer,
     Publication,
     blob_digest,
@@ -64,6 +66,17 @@ def acknowledgement(offer: Offer, *, client: str, federation: Federation, fate: 
     return Publication(topic=federation.topics.down(client), payload=ack.encode())
 
 
+def _identity(offer: Offer) -> tuple[BlobRef, int, bytes]:
+    """Return what must be the same for chunks of an earlier offer to count for a later one."""
+    return offer.update, offer.chunk_bytes, offer.estimate
+
+
+def _moderate(update: DecodedUpdate) -> DecodedUpdate:
+    if not update.largest < MAX_CHANGE:
+        raise AggregationError(f"it moves a weight by {update.largest:g}, at most {MAX_CHANGE:g} is allowed")
+    return update
+
+
 class Intake:
     """Take in the updates of one round, check them, store them, add them to the mean, acknowledge them.
 
@@ -88,11 +101,20 @@ class Intake:
         self._incoming: dict[str, _Incoming] = {}
         self._accepted: dict[str, bytes] = {}
         self._bound = max_frame_bytes(federation.layout)
+        self._anew: set[str] = set()
         self.invited: frozenset[str] | None = None
         self.aggregator = Aggregator(self._mask.num_live)
         self.delivered_bytes = 0
+        self._estimates: Estimates | None = None
+        if federation.plan.codec.feedback == "ef21":
+            self._estimates = Estimates(
+                federation.store.estimates, mask=self._mask, round_number=federation.round
+            )
         for update in federation.store.updates(federation.round):
-            self._add(update.record, self._decode(update.frame))
+            try:
+                self._add(update.record, self._recalled(update))
+            except EstimateError as error:
+                federation.store.drop_update(update.record, reason=str(error))
 
     @property
     def answered(self) -> frozenset[str]:
@@ -118,12 +140,9 @@ class Intake:
         fate = self._fate(client, offer)
         if fate is not None:
             self._ack(client, offer, fate)
-            return fate[1] if fate[0] == "refused" else None
+            return self._said(client, fate)
         incoming = self._incoming.get(client)
-        if incoming is None or (incoming.offer.update, incoming.offer.chunk_bytes) != (
-            offer.update,
-            offer.chunk_bytes,
-        ):
+        if incoming is None or _identity(incoming.offer) != _identity(offer):
             self._incoming.pop(client, None)
             assembler = BlobAssembler(offer.update, chunk_bytes=offer.chunk_bytes)
             if not self._make_room(offer.update.size, now=now):
@@ -174,7 +193,14 @@ class Intake:
             return "refused", "this client is not in the round's cohort"
         if offer.update.size > self._bound:
             return "refused", f"{offer.update.size} bytes are more than the {self._bound} an update can have"
-        return None
+        return None if self._estimates is None else self._estimates.fate(client, offer)
+
+    def _said(self, client: str, fate: Fate) -> str | None:
+        """Return why a client has no update that can be used; None when there is one, or will be."""
+        if fate[0] == "anew" and client not in self._anew:
+            self._anew.add(client)
+            self._federation.say(f"{client} starts again from an estimate of zero: {fate[1]}")
+        return fate[1] if fate[0] == "refused" else None
 
     def _make_room(self, size: int, *, now: float) -> bool:
         limit = max(MAX_INCOMING_BYTES, 2 * self._bound)
@@ -202,22 +228,39 @@ class Intake:
             metrics=dict(offer.metrics),
         )
         try:
-            self._add(record, self._decode(frame))
+            update, estimate = self._contribution(client, offer, self._decode(frame))
+            self._add(record, update)
+        except EstimateError as error:
+            self._ack(client, offer, ("anew", str(error)))
+            return self._said(client, ("anew", str(error)))
         except (CodecError, AggregationError) as error:
             federation.refused += 1
             self._ack(client, offer, ("refused", str(error)))
             return f"its update is refused: {error}"
-        federation.store.save_update(record, frame)
+        federation.store.save_update(record, frame, estimate=estimate)
         self._ack(client, offer, ("accepted", ""))
         return None
 
     def _decode(self, frame: bytes) -> DecodedUpdate:
-        update = decode_frame(frame, kind=FrameKind.UPDATE, mask=self._mask, base=self._base)
-        if not update.largest < MAX_CHANGE:
-            raise AggregationError(
-                f"it moves a weight by {update.largest:g}, at most {MAX_CHANGE:g} is allowed"
+        return _moderate(decode_frame(frame, kind=FrameKind.UPDATE, mask=self._mask, base=self._base))
+
+    def _contribution(
+        self, client: str, offer: Offer, update: DecodedUpdate
+    ) -> tuple[DecodedUpdate, bytes | None]:
+        """Return what goes into the mean for an update, and the EF21 estimate that is to be kept."""
+        if self._estimates is None:
+            return update, None
+        estimate = self._estimates.moved(client, update, digest=offer.estimate)
+        if self._estimates.is_dropped(client, offer.estimate):
+            self._federation.store.event(
+                "estimate dropped", f"{client} starts from zero in round {self._federation.round}"
             )
-        return update
+        return _moderate(self._estimates.as_update(estimate)), estimate.to_bytes()
+
+    def _recalled(self, update: StoredUpdate) -> DecodedUpdate:
+        if self._estimates is None:
+            return self._decode(update.frame)
+        return self._estimates.as_update(self._estimates.recalled(update.record.client))
 
     def _add(self, record: UpdateRecord, update: DecodedUpdate) -> None:
         self.aggregator.add(update, weight=record.num_samples)

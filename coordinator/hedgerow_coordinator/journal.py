@@ -44,6 +44,12 @@ CREATE TABLE events (
     id INTEGER PRIMARY KEY, time REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL
 ) STRICT;
 """
+# Apart from the rest, so that journals from before there were any can have them.
+_ESTIMATES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS estimates (
+    client TEXT NOT NULL, round INTEGER NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (client, round)
+) STRICT;
+"""
 _ROUND_COLUMNS = tuple(field.name for field in fields(RoundRecord))
 _UPDATE_COLUMNS = tuple(field.name for field in fields(UpdateRecord))
 
@@ -70,7 +76,7 @@ def create_journal(path: Path, facts: RunFacts) -> None:
     with _sentences(path), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(
             f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {JOURNAL_VERSION};"
-            f"PRAGMA synchronous = FULL; BEGIN; {_SCHEMA} COMMIT;"
+            f"PRAGMA synchronous = FULL; BEGIN; {_SCHEMA} {_ESTIMATES_SCHEMA} COMMIT;"
         )
         row = (facts.run_id, facts.plan_digest, facts.template_digest, facts.created, facts.session)
         connection.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", row)
@@ -103,6 +109,7 @@ class Journal:
                     # Readers do not stop the writer, and a commit waits for the disk.
                     self._connection.execute("PRAGMA journal_mode = WAL")
                     self._connection.execute("PRAGMA synchronous = FULL")
+                    self._connection.execute(_ESTIMATES_SCHEMA)
             except BaseException:
                 self._connection.close()
                 raise
@@ -159,18 +166,43 @@ class Journal:
         with self._transaction() as connection:
             connection.execute("DELETE FROM checkpoints WHERE round = ?", (round_number,))
 
-    def add_update(self, record: UpdateRecord) -> None:
-        """Add a client's answer to a round."""
+    def add_update(self, record: UpdateRecord, *, estimate: bytes | None = None) -> None:
+        """Add a client's answer to a round, and the digest of the EF21 estimate that it makes."""
         values = {name: _plain(getattr(record, name)) for name in _UPDATE_COLUMNS}
         metrics = {name: _plain(value) for name, value in record.metrics.items()}
         values["metrics"] = json.dumps(metrics, sort_keys=True)
         with self._transaction() as connection:
             connection.execute(_insert("updates", _UPDATE_COLUMNS), tuple(values.values()))
+            if estimate is not None:
+                row = (record.client, record.round, estimate)
+                connection.execute("INSERT INTO estimates VALUES (?, ?, ?)", row)
 
     def forget_update(self, round_number: int, client: str) -> None:
-        """Take a client's answer back."""
+        """Take a client's answer back, and the estimate that it has made."""
         with self._transaction() as connection:
-            connection.execute("DELETE FROM updates WHERE round = ? AND client = ?", (round_number, client))
+            for table in ("updates", "estimates"):
+                condition = "WHERE round = ? AND client = ?"
+                connection.execute(f"DELETE FROM {table} {condition}", (round_number, client))
+
+    def estimates(self, client: str) -> list[tuple[int, bytes]]:
+        """Return rounds and digests of a client's estimates, the newest last."""
+        return self._rows("SELECT round, digest FROM estimates WHERE client = ? ORDER BY round", (client,))
+
+    def known_estimates(self) -> list[tuple[str, int]]:
+        """Return clients and rounds of all estimates."""
+        return self._rows("SELECT client, round FROM estimates")
+
+    def forget_estimates(self, last_committed: int, *, all_of_them: bool) -> None:
+        """Forget all estimates, or those with a newer one of a committed round."""
+        condition = (
+            "round < (SELECT max(newer.round) FROM estimates AS newer "
+            "WHERE newer.client = estimates.client AND newer.round <= ?)"
+        )
+        with self._transaction() as connection:
+            if all_of_them:
+                connection.execute("DELETE FROM estimates")
+            else:
+                connection.execute(f"DELETE FROM estimates WHERE {condition}", (last_committed,))
 
     def updates(self, round_number: int | None = None) -> list[UpdateRecord]:
         """Return the answers to a round, or to all, by round and client."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hedgerow_codecs import CodecError, ConfigError, codec_from_config
+from hedgerow_codecs import FEEDBACKS, CodecError, ConfigError, codec_from_config
 from hedgerow_coordinator.codec_schedule import codec_config_at
 from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.pruning.policy import PruningPolicy
@@ -133,11 +133,13 @@ def _default_codec() -> Mapping[str, object]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecSettings:
-    """``[codec.uplink]`` and ``[codec.downlink]``: configurations for `hedgerow_codecs.codec_from_config`.
+    """``[codec]``: what the devices do with what a codec leaves out, one of `hedgerow_codecs.FEEDBACKS`.
 
-    A number may be a list of two, for the first and for the last round; see `codec_config_at`.
+    ``[codec.uplink]`` and ``[codec.downlink]`` are configurations for `hedgerow_codecs.codec_from_config`. A
+    number may be a list of two, for the first and for the last round; see `codec_config_at`.
     """
 
+    feedback: str = "residual"
     uplink: Mapping[str, object] = field(default_factory=_default_codec)
     downlink: Mapping[str, object] = field(default_factory=_default_codec)
 
@@ -145,6 +147,25 @@ class CodecSettings:
         for name, config in (("uplink", self.uplink), ("downlink", self.downlink)):
             for end in (1, 2):
                 _check_codec(config, end=end, table=f"codec.{name}")
+        check_choice("feedback", self.feedback, FEEDBACKS)
+        if self.feedback == "ef21" and self.uplink["codec_id"] == "float32":
+            raise SettingError(
+                'must not be "ef21" when the uplink is "float32": that leaves nothing out, and a model for '
+                'each device would be kept on the coordinator\'s disk for nothing; use "none"',
+                key="feedback",
+            )
+        if self.feedback != "none" and self.uplink.get("unbiased"):
+            raise SettingError(
+                f'must be "none" when the uplink is unbiased, not "{self.feedback}": '
+                "error feedback would make it diverge",
+                key="feedback",
+            )
+        if self.downlink.get("unbiased"):
+            raise SettingError(
+                "must be false: the coordinator sends later what it left out, which would then diverge",
+                table="codec.downlink",
+                key="unbiased",
+            )
 
 
 def _check_codec(config: Mapping[str, object], *, end: int, table: str) -> None:
@@ -257,7 +278,11 @@ class Plan:
     @property
     def digest(self) -> bytes:
         """blake2b-128 of the canonical JSON of the settings: equal plans have equal digests."""
-        canonical = json.dumps(self.settings(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        settings = self.settings()
+        if settings["codec"]["feedback"] == "residual":
+            # A run that was begun before there was a choice goes on.
+            del settings["codec"]["feedback"]
+        canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.blake2b(canonical.encode(), digest_size=DIGEST_BYTES).digest()
 
     def differences(self, other: "Plan") -> list[str]:

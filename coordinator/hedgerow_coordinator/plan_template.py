@@ -34,6 +34,11 @@ max_seconds = 0.0            # a device stops training after this time; 0 = no l
 [aggregation]
 server_learning_rate = 1.0   # 1 = FedAvg
 
+[codec]
+feedback = "residual"        # what the uplink's codec leaves out: "residual" adds it to the next update,
+#                            # "none" forgets it, "ef21" sends differences and keeps up to one model for each
+#                            # device on the coordinator's disk
+
 [codec.uplink]               # how updates are coded on the way to the coordinator
 codec_id = "deadzone"        # others: topk, ternary, randk, uniform, integer, fp16, float32 (lossless)
 # step = 2.0                 # in root mean squares of an update; larger sends fewer bytes; [8.0, 2.0] goes

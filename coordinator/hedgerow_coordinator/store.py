@@ -6,6 +6,7 @@
     journal.sqlite                  rounds, updates, traffic, events; what it does not tell of did not happen
     checkpoints/round-00007.safetensors
     updates/00008/pi-3.bin          frames of the round that runs, on disk before they are acknowledged
+    estimates/pi-3.00007            what EF21 knows of a client, of the last round that has its update
     blobs/                          what goes out to the devices, by digest
     lock                            held by the coordinator
 
@@ -13,13 +14,13 @@ A file is written before the transaction that tells of it, and deleted after the
 """
 
 import contextlib
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from hedgerow_coordinator.checked_file import file_digest, read_checked, writing
 from hedgerow_coordinator.checkpoint import ServerState, decode_checkpoint, encode_checkpoint
 from hedgerow_coordinator.errors import (
     PlanError,
@@ -29,6 +30,7 @@ from hedgerow_coordinator.errors import (
     StoreMismatch,
     StoreNotFound,
 )
+from hedgerow_coordinator.estimate_files import EstimateFiles
 from hedgerow_coordinator.journal import Journal, RunFacts, create_journal
 from hedgerow_coordinator.plan import Plan, load_plan, parse_plan
 from hedgerow_coordinator.records import ClientSummary, EventRecord, RoundRecord, StoredUpdate, UpdateRecord
@@ -37,7 +39,7 @@ from hedgerow_transport import UNFINISHED, BlobStore, sync_directory, write_dura
 
 KEPT_CHECKPOINTS = 3
 _PLAN, _TEMPLATE, _JOURNAL, _LOCK = "plan.toml", "template.onnx", "journal.sqlite", "lock"
-_CHECKPOINTS, _UPDATES, _BLOBS = "checkpoints", "updates", "blobs"
+_CHECKPOINTS, _UPDATES, _BLOBS, _ESTIMATES = "checkpoints", "updates", "blobs", "estimates"
 # Beginnings of the names that a killed `create` may leave.
 _OURS = (_PLAN, _TEMPLATE, _JOURNAL, _LOCK, _CHECKPOINTS, _UPDATES, _BLOBS)
 
@@ -54,6 +56,7 @@ class RunStore:
     created : float
         Unix time.
     blobs : BlobStore
+    estimates : EstimateFiles
     """
 
     def __init__(self, directory: Path, *, journal: Journal, lock: RunLock | None, plan: Plan) -> None:
@@ -63,6 +66,7 @@ class RunStore:
         self.run_id = facts.run_id
         self.created = facts.created
         self.blobs = BlobStore(directory / _BLOBS)
+        self.estimates = EstimateFiles(directory / _ESTIMATES, journal=journal)
         self._template_digest = facts.template_digest
         self._journal = journal
         self._lock = lock
@@ -84,7 +88,7 @@ class RunStore:
         """
         directory = Path(directory)
         plan = parse_plan(plan_bytes, source=_PLAN)
-        with _writing(directory):
+        with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             foreign = sorted(path.name for path in directory.iterdir() if not path.name.startswith(_OURS))
             if foreign:
@@ -96,7 +100,7 @@ class RunStore:
         try:
             if (directory / _JOURNAL).exists():
                 raise StoreExists(f"there is a run in {directory} already", path=directory)
-            with _writing(directory):
+            with writing(directory):
                 for name in (_CHECKPOINTS, _UPDATES, _BLOBS):
                     (directory / name).mkdir(exist_ok=True)
                 write_durably(directory / _PLAN, plan_bytes)
@@ -106,7 +110,7 @@ class RunStore:
                 facts = RunFacts(
                     run_id=run_id,
                     plan_digest=plan.digest,
-                    template_digest=_digest(template_bytes),
+                    template_digest=file_digest(template_bytes),
                     created=time.time(),
                     session=0,
                 )
@@ -181,7 +185,7 @@ class RunStore:
         ------
         StoreDamaged
         """
-        return _read_checked(self.directory / _TEMPLATE, digest=self._template_digest)
+        return read_checked(self.directory / _TEMPLATE, digest=self._template_digest)
 
     def next_session(self) -> int:
         """Count one more start of the coordinator and return its number, from 1."""
@@ -202,7 +206,7 @@ class RunStore:
         for round_number, name, digest in self._journal.checkpoints():
             if round_number == last:
                 path = self.directory / _CHECKPOINTS / name
-                return last, decode_checkpoint(_read_checked(path, digest=digest), path=path)
+                return last, decode_checkpoint(read_checked(path, digest=digest), path=path)
         raise StoreDamaged(f"the journal names no checkpoint of round {last}", path=self.directory)
 
     def commit_round(self, record: RoundRecord, state: ServerState) -> None:
@@ -222,10 +226,10 @@ class RunStore:
             )
         path = self.directory / _CHECKPOINTS / f"round-{record.round:05d}.safetensors"
         data = encode_checkpoint(state)
-        with _writing(path):
+        with writing(path):
             write_durably(path, data)
         try:
-            self._journal.add_round(record, checkpoint=(path.name, _digest(data)))
+            self._journal.add_round(record, checkpoint=(path.name, file_digest(data)))
         except StoreError:
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -238,8 +242,8 @@ class RunStore:
             raise ValueError(f"round {record.round} is {record.status}, not failed")
         self._journal.add_round(record)
 
-    def save_update(self, record: UpdateRecord, frame: bytes) -> bool:
-        """Put an update on the disk; when this returns it may be acknowledged.
+    def save_update(self, record: UpdateRecord, frame: bytes, *, estimate: bytes | None = None) -> bool:
+        """Put an update on the disk, and the EF21 estimate that it makes; then it may be acknowledged.
 
         Returns
         -------
@@ -255,12 +259,15 @@ class RunStore:
         if any(known.client == record.client for known in self._journal.updates(record.round)):
             return False
         path = self._update_path(record)
-        with _writing(path):
+        with writing(path):
             if not path.parent.exists():
                 path.parent.mkdir()
                 sync_directory(path.parent.parent)
             write_durably(path, frame)
-        self._journal.add_update(record)
+        digest = None
+        if estimate is not None:
+            digest = self.estimates.write(record.client, record.round, estimate)
+        self._journal.add_update(record, estimate=digest)
         return True
 
     def updates(self, round_number: int) -> Iterator[StoredUpdate]:
@@ -277,15 +284,19 @@ class RunStore:
             path = self._update_path(record)
             if path.exists():
                 try:
-                    frame = _read_checked(path, digest=record.digest)
+                    frame = read_checked(path, digest=record.digest)
                 except StoreDamaged as error:
                     raise StoreDamaged(
                         f"{error}; delete it to go on without this update", path=path
                     ) from error
                 yield StoredUpdate(record=record, frame=frame)
             else:
-                self._journal.forget_update(record.round, record.client)
-                self.event("update lost", f"{path} is gone; round {record.round} goes on without it")
+                self.drop_update(record, reason=f"{path} is gone")
+
+    def drop_update(self, record: UpdateRecord, *, reason: str) -> None:
+        """Take an update of the running round out of the journal, with an event that says why."""
+        self._journal.forget_update(record.round, record.client)
+        self.event("update lost", f"{reason}; round {record.round} goes on without it")
 
     def update_records(self, round_number: int | None = None) -> list[UpdateRecord]:
         """Return the journal's rows on the updates of a round, or of all, by round and client."""
@@ -331,22 +342,8 @@ class RunStore:
             for path in (self.directory / _UPDATES).iterdir():
                 if last is not None and path.name.isdigit() and int(path.name) <= last:
                     shutil.rmtree(path)
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _read_checked(path: Path, *, digest: bytes) -> bytes:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise StoreDamaged(f"{path} is missing", path=path) from None
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}", path=path) from error
-    if _digest(data) != digest:
-        raise StoreDamaged(f"{path} is not what was written", path=path)
-    return data
+            done = -1 if last is None else last
+            self.estimates.sweep(last_committed=done, over=done >= self.plan.run.rounds)
 
 
 def _read_plan(path: Path, *, digest: bytes) -> Plan:
@@ -357,13 +354,3 @@ def _read_plan(path: Path, *, digest: bytes) -> Plan:
     if plan.digest != digest:
         raise StoreDamaged(f"{path} was changed since the run began; put it back as it was", path=path)
     return plan
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error.strerror or error}; the run is as it was before", path=path
-        ) from error

@@ -1,13 +1,15 @@
 """The plan: what is read back, and one sentence for every mistake of its author."""
 
 import contextlib
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hedgerow_codecs import codec_from_config
+from hedgerow_codecs import FEEDBACKS, codec_from_config
 from hedgerow_coordinator.errors import PlanError, SettingError
 from hedgerow_coordinator.plan import (
     CohortSettings,
@@ -55,6 +57,32 @@ def test_the_template_tells_the_codec_s_defaults() -> None:
     assert {key: value.strip().strip('"') for key, value in told.items()} == {
         key: str(value) for key, value in defaults.items()
     }
+
+
+@pytest.mark.parametrize("feedback", FEEDBACKS)
+def test_the_plan_chooses_the_error_feedback(feedback: str) -> None:
+    plan = parse_plan(f"{SMALL}[codec]\nfeedback = '{feedback}'\n".encode())
+    assert plan.codec.feedback == feedback
+    assert parse_plan(plan.to_toml().encode()) == plan
+    without = parse_plan(SMALL.encode())
+    assert without.codec.feedback == "residual"
+    assert (plan.digest == without.digest) == (feedback == "residual")
+
+
+def test_a_run_from_before_the_choice_of_feedback_goes_on() -> None:
+    settings = parse_plan(SMALL.encode()).settings()
+    del settings["codec"]["feedback"]
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    before = hashlib.blake2b(canonical.encode(), digest_size=16).digest()
+    assert parse_plan(SMALL.encode()).digest == before
+
+
+@pytest.mark.parametrize("codec", ["integer", "ternary", "topk", "randk", "uniform", "fp16", "deadzone"])
+def test_ef21_goes_with_every_codec_that_leaves_something_out(codec: str) -> None:
+    text = f"{SMALL}[codec]\nfeedback = 'ef21'\n[codec.uplink]\ncodec_id = '{codec}'"
+    if codec == "integer":
+        text += "\nstep = 0.001"
+    assert parse_plan(text.encode()).uplink_at(1)["codec_id"] == codec
 
 
 def test_a_codec_s_number_may_move_from_round_to_round() -> None:
@@ -143,19 +171,43 @@ def test_a_whole_number_serves_as_a_number() -> None:
         ),
         (
             SMALL + "[codec.uplink]\ncodec_id = 'deadzone'\nstep = [8, 100]",
-            "line 5: [codec.uplink] step is refused: codec 'deadzone': step must be from 0.000976562 to 64, got 100.0",
+            "line 5: [codec.uplink] step is refused: codec 'deadzone': "
+            "step must be from 0.000976562 to 64, got 100.0",
         ),
         (
             SMALL + "[codec.uplink]\ncodec_id = 'deadzone'\nstep = [8, 0]",
-            "line 5: [codec.uplink] step must be a value or two numbers above 0, [first round's, last round's]",
+            "line 5: [codec.uplink] step must be a value or two numbers above 0, "
+            "[first round's, last round's]",
         ),
         (
             SMALL + "[codec.uplink]\ncodec_id = 'deadzone'\nstep = [8, 4, 2]",
-            "line 5: [codec.uplink] step must be a value or two numbers above 0, [first round's, last round's]",
+            "line 5: [codec.uplink] step must be a value or two numbers above 0, "
+            "[first round's, last round's]",
         ),
         (
             SMALL + "[codec.uplink]\na = 1979-05-27",
             "line 4: [codec.uplink] a must be text, a finite number, true or false, not a date or a time",
+        ),
+        (
+            SMALL + "[codec]\nfeedback = 'ef12'",
+            'line 4: [codec] feedback must be one of "ef21", "none", "residual", not "ef12"; '
+            'did you mean "ef21"?',
+        ),
+        (
+            SMALL + "[codec]\nfeedback = 'ef21'\n[codec.uplink]\ncodec_id = 'float32'",
+            'line 4: [codec] feedback must not be "ef21" when the uplink is "float32": '
+            "that leaves nothing out, and a model for each device would be kept "
+            'on the coordinator\'s disk for nothing; use "none"',
+        ),
+        (
+            SMALL + "[codec]\nfeedback = 'ef21'\n[codec.uplink]\ncodec_id = 'randk'\nunbiased = true",
+            'line 4: [codec] feedback must be "none" when the uplink is unbiased, not "ef21": '
+            "error feedback would make it diverge",
+        ),
+        (
+            SMALL + "[codec.downlink]\ncodec_id = 'randk'\nunbiased = true",
+            "line 5: [codec.downlink] unbiased must be false: "
+            "the coordinator sends later what it left out, which would then diverge",
         ),
         (
             SMALL + "[pruning]\nbudget = 'erd'",

@@ -1,10 +1,14 @@
 """A coordinator that is killed at every interesting moment, and started again on its run directory."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from hedgerow_coordinator.attendance import PATIENCE_S
+from hedgerow_coordinator.estimate_files import EstimateFiles
 from hedgerow_coordinator.federation import Federation
+from hedgerow_coordinator.journal import Journal
 from hedgerow_coordinator.store import RunStore
 from hedgerow_transport import Ack, decode_down, parse_topic
 
@@ -40,10 +44,28 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_coordinator_goes_on_and_counts_every_update_once(make_plan, make_rig, monkeypatch, moment):
-    owner, name, call, after = MOMENTS[moment]
+EF21_MOMENTS = {
+    "an estimate is about to be written": (EstimateFiles, "write", 5, False),
+    "an estimate is written and in no journal": (EstimateFiles, "write", 5, True),
+    "the old estimates are about to be deleted": (EstimateFiles, "sweep", 3, False),
+    "the old estimates are forgotten but not deleted": (Journal, "forget_estimates", 3, True),
+    "the old estimates are deleted": (EstimateFiles, "sweep", 3, True),
+}
+
+
+@pytest.mark.parametrize(
+    ("moment", "feedback"),
+    [
+        *((moment, feedback) for moment in MOMENTS for feedback in ("residual", "ef21")),
+        *((moment, "ef21") for moment in EF21_MOMENTS),
+    ],
+)
+def test_a_killed_coordinator_goes_on_and_counts_every_update_once(
+    make_plan, make_rig, monkeypatch, moment, feedback
+):
+    owner, name, call, after = (MOMENTS | EF21_MOMENTS)[moment]
     plan = make_plan(rounds=3, density=0.5, codec="uniform")
+    plan = replace(plan, codec=replace(plan.codec, feedback=feedback))
     calm, rig = make_rig(plan), make_rig(plan)
     calm.run()
     rig.start()
