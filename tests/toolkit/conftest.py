@@ -1,8 +1,14 @@
 """A small run with numbers that can be checked by hand."""
 
 import hashlib
+import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,3 +169,55 @@ def open_directory_factory() -> Iterator[Callable[[], Path]]:
     yield make
     for directory in made:
         shutil.rmtree(directory)
+
+
+class Service:
+    """A `hedgerow broker run` of a test, with what it says in a file."""
+
+    def __init__(self, log: Path, *arguments: object) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "hedgerow.main", "broker", "run", *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, pattern: str, *, timeout_s: float = 15.0) -> re.Match[str]:
+        give_up_at = time.monotonic() + timeout_s
+        while (found := re.search(pattern, self.said)) is None:
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < give_up_at, self.said
+            time.sleep(0.02)
+        return found
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(10)
+
+
+@pytest.fixture
+def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start `hedgerow broker run` with arguments; all are killed at the end."""
+    started: list[Service] = []
+
+    def begin(*arguments: object) -> Service:
+        started.append(Service(tmp_path / f"broker-{len(started)}.log", *arguments))
+        return started[-1]
+
+    yield begin
+    for service in started:
+        service.process.kill()
+        service.process.wait()
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,53 +23,9 @@ from hedgerow_transport import Manifest, MqttLink, Received, Topics, find_mosqui
 MANIFEST = Topics("farm").manifest
 
 
-class Service:
-    """A `hedgerow broker run` of a test."""
-
-    def __init__(self, log: Path, *arguments: object) -> None:
-        self._log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "hedgerow.main", "broker", "run", *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def said(self) -> str:
-        return self._log.read_text()
-
-    def wait_for(self, pattern: str, *, timeout_s: float = 15.0) -> re.Match[str]:
-        give_up_at = time.monotonic() + timeout_s
-        while (found := re.search(pattern, self.said)) is None:
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < give_up_at, self.said
-            time.sleep(0.02)
-        return found
-
-    def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(10)
-
-
 @pytest.fixture
 def directory(open_directory_factory: Callable[[], Path]) -> Path:
     return open_directory_factory()
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    started: list[Service] = []
-
-    def begin(*arguments: object) -> Service:
-        started.append(Service(tmp_path / f"broker-{len(started)}.log", *arguments))
-        return started[-1]
-
-    yield begin
-    for service in started:
-        service.process.kill()
-        service.process.wait()
 
 
 def free_port() -> int:
@@ -87,10 +43,10 @@ def open_link(url: str, *filters: str) -> MqttLink:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_runs_until_a_signal_and_keeps_what_was_retained(
-    directory: Path, start: Callable[..., Service], number: signal.Signals
+    directory: Path, start_service: Callable[..., Any], number: signal.Signals
 ) -> None:
     call = ("--port", free_port(), "--directory", directory)
-    service = start(*call)
+    service = start_service(*call)
     url = service.wait_for(r"URL for coordinator and clients: (mqtt://127\.0\.0\.1:\d+)\n")[1]
     assert "there are no users: whoever reaches it may take part" in service.said
     mosquitto = psutil.Process(service.process.pid).children()[0]
@@ -103,7 +59,7 @@ def test_it_runs_until_a_signal_and_keeps_what_was_retained(
     assert "Traceback" not in service.said
     assert not mosquitto.is_running()
 
-    again = start(*call)
+    again = start_service(*call)
     again.wait_for("URL for coordinator")
     link = open_link(url, MANIFEST)
     event = link.events.get(timeout=5.0)
@@ -113,9 +69,9 @@ def test_it_runs_until_a_signal_and_keeps_what_was_retained(
 
 
 def test_a_broker_that_dies_is_told_with_the_code_for_brokers(
-    directory: Path, start: Callable[..., Service]
+    directory: Path, start_service: Callable[..., Any]
 ) -> None:
-    service = start("--port", free_port(), "--directory", directory)
+    service = start_service("--port", free_port(), "--directory", directory)
     service.wait_for("URL for coordinator")
     psutil.Process(service.process.pid).children()[0].kill()
     assert service.process.wait(10) == ExitCode.BROKER
@@ -123,27 +79,29 @@ def test_a_broker_that_dies_is_told_with_the_code_for_brokers(
 
 
 def test_users_make_it_listen_everywhere_without_a_warning(
-    directory: Path, start: Callable[..., Service]
+    directory: Path, start_service: Callable[..., Any]
 ) -> None:
     (directory / "passwords").write_text("")
     port = free_port()
-    service = start("--port", port, "--directory", directory, "--password-file", directory / "passwords")
+    service = start_service(
+        "--port", port, "--directory", directory, "--password-file", directory / "passwords"
+    )
     service.wait_for("URL for coordinator")
     assert f"listens on all addresses, port {port}" in service.said
     assert f"clients: mqtt://{socket.gethostname()}:{port}\n" in service.said
     assert "arning" not in service.said
 
 
-def test_limits_reach_the_broker(directory: Path, start: Callable[..., Service]) -> None:
-    service = start("--port", free_port(), "--directory", directory, "--max-packet-bytes", 131_072)
+def test_limits_reach_the_broker(directory: Path, start_service: Callable[..., Any]) -> None:
+    service = start_service("--port", free_port(), "--directory", directory, "--max-packet-bytes", 131_072)
     url = service.wait_for(r"clients: (\S+)")[1]
     assert probe_broker(url).max_packet_bytes == 131_072
 
 
 def test_a_coordinator_cuts_chunks_that_fit_the_broker(
-    directory: Path, start: Callable[..., Service], initialised: Path, tmp_path: Path
+    directory: Path, start_service: Callable[..., Any], initialised: Path, tmp_path: Path
 ) -> None:
-    service = start("--port", free_port(), "--directory", directory, "--max-packet-bytes", 20_000)
+    service = start_service("--port", free_port(), "--directory", directory, "--max-packet-bytes", 20_000)
     url = service.wait_for(r"clients: (\S+)")[1]
     call = ("coordinator", initialised / "plan.toml", "--broker", url, "--run-dir", tmp_path / "run")
     with subprocess.Popen(

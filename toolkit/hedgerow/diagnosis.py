@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from hedgerow.access import expiry_warnings
 from hedgerow_devices import Check, installed_torch
 from hedgerow_transport import (
     DEFAULT_CHUNK_BYTES,
     BrokerFacts,
     BrokerUrl,
     BrokerUrlError,
+    Credentials,
+    CredentialsError,
     fitting_chunk_bytes,
     probe_broker,
 )
@@ -49,6 +54,21 @@ def check_broker(url: str | None) -> Check:
     except BrokerUrlError as error:
         return Check(name="broker", ok=False, detail=_sentence(str(error)))
     return judge_broker(probe_broker(url, timeout_s=PROBE_TIMEOUT_S), place=place)
+
+
+def check_credentials(directory: Path) -> Check:
+    """Check that a folder of credentials is whole, private and still good."""
+    try:
+        found = Credentials.load(directory)
+    except CredentialsError as error:
+        return Check(name="credentials", ok=False, detail=_sentence(str(error)))
+    day = time.strftime("%Y-%m-%d", time.gmtime(found.expires))
+    detail = f"Those of the {found.role} '{found.name}', good until {day}."
+    warnings = expiry_warnings(found, now=time.time())
+    if not warnings:
+        return Check(name="credentials", ok=True, detail=detail)
+    ok = False if found.expires < time.time() else None
+    return Check(name="credentials", ok=ok, detail=detail, remedy=_sentence(" ".join(warnings)))
 
 
 def judge_broker(facts: BrokerFacts, *, place: str) -> Check:

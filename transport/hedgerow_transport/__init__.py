@@ -6,7 +6,7 @@ from hedgerow_transport.blob import BlobAssembler, blob_chunk, blob_digest
 from hedgerow_transport.blob_store import BlobStore
 from hedgerow_transport.broker import Broker, run_mosquitto, start_broker
 from hedgerow_transport.broker_preset import BROKER_PRESETS, BrokerPreset, fitting_chunk_bytes
-from hedgerow_transport.broker_url import BrokerUrl
+from hedgerow_transport.broker_url import BrokerUrl, url_with_files
 from hedgerow_transport.child import die_with_parent
 from hedgerow_transport.chunk import CHUNK_HEADER_BYTES, decode_chunk, encode_chunk
 from hedgerow_transport.credentials import (
@@ -16,6 +16,7 @@ from hedgerow_transport.credentials import (
     DEVICES_NAME,
     KEY_NAME,
     Credentials,
+    Role,
     read_json,
     write_credentials,
     write_json,
@@ -165,6 +166,7 @@ __all__ = [
     "Presence",
     "Publication",
     "Received",
+    "Role",
     "RoundPlan",
     "Route",
     "SigningKey",
@@ -203,6 +205,7 @@ __all__ = [
     "start_broker",
     "sync_directory",
     "union",
+    "url_with_files",
     "verifies",
     "write_credentials",
     "write_durably",

@@ -38,6 +38,7 @@ class LinkThread:
         self._protocols = state.url.protocols
         self._num_failures = 0
         self._num_short_lived = 0
+        self._refusal = ""
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -78,6 +79,10 @@ class LinkThread:
                     self._settle(error)
                     return
                 logger.info("%s: %s", self._state.client_id, error)
+                if isinstance(error, BrokerRefused) and str(error) != self._refusal:
+                    # Said once: a broker that says no may go on saying it for weeks.
+                    self._refusal = str(error)
+                    self._state.events.put(Disconnected(self._refusal))
                 # Not thrown out by another client: the broker itself is in trouble.
                 self._num_short_lived = 0
             else:

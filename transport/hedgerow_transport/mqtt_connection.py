@@ -7,6 +7,7 @@ one thread, and its callbacks do nothing but note what happened.
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import ssl
@@ -32,6 +33,12 @@ MAX_ATTEMPT_S = 3.0
 _VERSIONS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
 _CONNACK = 0x20
 _TLS_ALERT = 0x15
+_ALERT = re.compile(r"_ALERT_([A-Z_]+)")
+_ALERTS = {
+    "CERTIFICATE_REQUIRED": "it has shown none, give --credentials",
+    "CERTIFICATE_REVOKED": "this device was shut out; it can join again with a new token",
+    "CERTIFICATE_EXPIRED": "let this device join again with a new token",
+}
 _DISCONNECT_PACKET = b"\xe0\x00"
 # MQTT 5, 2.4
 _UNSUPPORTED_PROTOCOL, _BAD_IDENTIFIER, _BAD_PASSWORD, _NOT_AUTHORIZED = 0x84, 0x85, 0x86, 0x87
@@ -152,6 +159,7 @@ class MqttConnection:
         self._keepalive_s = keepalive_s
         self._connack: ReasonCode | None = None
         self._lost = False
+        self._alert = ""
         self._client = self._make_client(client_id, will)
 
     def dial(self, *, timeout_s: float) -> None:
@@ -168,7 +176,7 @@ class MqttConnection:
         except ssl.SSLCertVerificationError as error:
             raise BrokerUnreachable(
                 f"the certificate of {self._url.place} is not trusted ({error.verify_message}): "
-                "name the right host, or add ?cafile=... with the CA's file"
+                f"{_advice(error.verify_message)}"
             ) from error
         except ssl.SSLError as error:
             raise BrokerUnreachable(
@@ -276,6 +284,8 @@ class MqttConnection:
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
+        if self._url.tls:
+            client.on_log = self._on_log
         return client
 
     def _socket(self) -> socket.socket | None:
@@ -288,9 +298,7 @@ class MqttConnection:
             sock = self._socket()
             left_s = give_up_at - time.monotonic()
             if sock is None or self._lost:
-                raise _ProtocolRefused(
-                    f"{self._url.place} closed the connection without an answer: is it an MQTT broker?"
-                )
+                raise self._no_answer()
             if left_s <= 0:
                 raise _ProtocolRefused(
                     f"{self._url.place} takes connections but does not answer like an MQTT broker: "
@@ -304,6 +312,27 @@ class MqttConnection:
                 self._check_first_byte(sock)
                 peeked = True
             self.service(readable=readable or self.has_pending, writable=bool(ready))
+
+    def _no_answer(self) -> BrokerError:
+        place, tls = self._url.place, self._url.tls
+        if self._alert:
+            advice = _ALERTS.get(
+                self._alert, "was it made by this broker's authority, and does it still hold?"
+            )
+            words = self._alert.replace("_", " ").lower()
+            return BrokerRefused(f"{place} does not accept this client's certificate ({words}): {advice}")
+        if tls and self._url.certfile is None:
+            return _ProtocolRefused(
+                f"{place} closed the connection without an answer: it may want a certificate (--credentials)"
+            )
+        if tls:
+            return _ProtocolRefused(
+                f"{place} closed the connection without an answer: this client's certificate may be revoked, "
+                "expired, or of another authority"
+            )
+        return _ProtocolRefused(
+            f"{place} closed the connection without an answer: is it an MQTT broker, or does it want mqtts://?"
+        )
 
     def _check_first_byte(self, sock: socket.socket) -> None:
         try:
@@ -354,6 +383,13 @@ class MqttConnection:
             self._lost = True
             self.happened.append(lost)
 
+    def _on_log(self, _client: Any, _data: Any, _level: int, text: str) -> None:
+        # With TLS 1.3 a broker looks at our certificate after the handshake; what it says of it comes as an
+        # alert at the first read, which paho tells nobody but its log.
+        found = _ALERT.search(text)
+        if found is not None:
+            self._alert = found[1]
+
     def _on_connect(
         self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
@@ -399,8 +435,26 @@ class MqttConnection:
         self.happened.append(Subscribed(failures[0] if failures else ""))
 
 
+def _advice(verdict: str) -> str:
+    if "expired" in verdict:
+        return "renew it there (hedgerow keys renew), or check the clock here"
+    if "not yet valid" in verdict:
+        return "check the clock here"
+    return "name the right host, or give the authority's certificate with --credentials or --ca"
+
+
 def _tls_context(url: BrokerUrl) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=url.cafile)
+        context = ssl.create_default_context(cafile=url.cafile)
     except (OSError, ssl.SSLError) as error:
         raise BrokerUrlError(f"the cafile {url.cafile} cannot be used: {error}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if url.certfile is not None:
+        try:
+            # Without a password of ours OpenSSL would ask for that of an encrypted key on the terminal.
+            context.load_cert_chain(url.certfile, url.keyfile, password="")
+        except (OSError, ssl.SSLError) as error:
+            raise BrokerUrlError(
+                f"the certificate {url.certfile} and its key {url.keyfile or ''} cannot be used: {error}"
+            ) from error
+    return context

@@ -8,9 +8,11 @@ import re
 import socket
 from pathlib import Path
 
+from hedgerow.access import add_access_arguments, read_access
 from hedgerow.console import say, stop_on_signals
 from hedgerow.errors import UsageError
 from hedgerow.exit_codes import ExitCode
+from hedgerow_transport import Credentials, check_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,13 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--broker",
         metavar="URL",
         required=True,
-        help="mqtt://[user:password@]host[:port], such as mqtt://gateway",
+        help="mqtt://[user:password@]host[:port], such as mqtt://gateway, or mqtts:// for TLS",
     )
     parser.add_argument(
         "--data", metavar="FOLDER", type=Path, help="folder with this device's data, handed to load_data"
     )
     parser.add_argument(
-        "--name", help="this device's name, which no other client of the run has; default: the host's name"
+        "--name",
+        help="this device's name, which no other client of the run has; default: that of --credentials, "
+        "else the host's name",
     )
     parser.add_argument(
         "--state-dir",
@@ -44,21 +48,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", metavar="N", type=int, help="torch threads; default: one less than there are cores"
     )
+    add_access_arguments(parser, maker="`hedgerow keys join`")
 
 
 def run(options: argparse.Namespace) -> int:
     """Follow runs until told to stop."""
     from hedgerow_edge_client import ClientAgent, ClientSettings
-    from hedgerow_transport import check_name
 
-    name = _host_name() if options.name is None else check_name(options.name, what="--name")
+    access = read_access(options, role="device")
+    name = _name(options.name, access.credentials)
     if options.data is not None and not options.data.is_dir():
         raise UsageError(f"--data {options.data} is not a folder")
     if options.threads is not None and not 1 <= options.threads <= 256:
         raise UsageError(f"--threads must be from 1 to 256, not {options.threads}")
     settings = ClientSettings(
         task=options.task,
-        broker=options.broker,
+        broker=access.broker,
         data=options.data,
         name=name,
         directory=options.state_dir or _state_home() / name,
@@ -67,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
         wait_for_broker=options.wait,
         threads=options.threads,
     )
+    for warning in access.warnings:
+        say(warning)
     with stop_on_signals() as stop:
         try:
             leave = ClientAgent(settings, say=say).run(stop)
@@ -77,6 +84,15 @@ def run(options: argparse.Namespace) -> int:
         return ExitCode.INTERRUPTED
     say(leave.reason)
     return ExitCode.RUN_FAILED if leave.failed else ExitCode.DONE
+
+
+def _name(wanted: str | None, credentials: Credentials | None) -> str:
+    name = None if wanted is None else check_name(wanted, what="--name")
+    if credentials is None:
+        return name or _host_name()
+    if name not in (None, credentials.name):
+        raise UsageError(f"--name is {name}, but the credentials are for {credentials.name}")
+    return credentials.name
 
 
 def _host_name() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from hedgerow.access import add_access_arguments, read_access
 from hedgerow.console import say, stop_on_signals
 from hedgerow.exit_codes import ExitCode
 from hedgerow.runs import read_template
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--broker",
         metavar="URL",
         default="mqtt://localhost:1883",
-        help="mqtt://[user:password@]host[:port]; default: %(default)s",
+        help="mqtt://[user:password@]host[:port], or mqtts:// for TLS; default: %(default)s",
     )
     parser.add_argument(
         "--run-dir",
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="where the run is kept; default: runs/NAME beside the plan",
     )
+    add_access_arguments(parser, maker="`hedgerow keys init` (its folder coordinator)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,13 +37,16 @@ def run(options: argparse.Namespace) -> int:
     from hedgerow_coordinator import CoordinatorAgent, load_plan, open_run
     from hedgerow_transport import BrokerUrl
 
-    place = BrokerUrl.parse(options.broker).place
+    access = read_access(options, role="coordinator")
+    place = BrokerUrl.parse(access.broker).place
     plan = load_plan(options.plan)
     template, layout = read_template(plan)
     directory = options.run_dir or plan.directory / "runs" / plan.run.name
     with stop_on_signals() as stop, open_run(plan, directory=directory, template=template) as store:
         say(f"run '{store.run_id}' in {directory}, {layout.num_parameters:,} parameters, broker {place}")
-        agent = CoordinatorAgent(plan, broker=options.broker, store=store, layout=layout, say=say)
+        for warning in access.warnings:
+            say(warning)
+        agent = CoordinatorAgent(plan, broker=access.broker, store=store, layout=layout, say=say)
         try:
             outcome = agent.run(stop)
         except KeyboardInterrupt:
