@@ -16,6 +16,7 @@ from hedgerow_codecs.integer import IntegerCodec
 from hedgerow_codecs.randk import RandKCodec
 from hedgerow_codecs.ternary import TernaryCodec
 from hedgerow_codecs.topk import TopKCodec
+from hedgerow_codecs.trellis import TrellisCodec
 from hedgerow_codecs.uniform import UniformCodec
 
 # The number of a codec is its byte in a frame (SPEC.md); it is never given to another one.
@@ -28,6 +29,7 @@ CODECS: Mapping[int, type[Any]] = {
     6: IntegerCodec,
     7: TernaryCodec,
     8: RandKCodec,
+    9: TrellisCodec,
 }
 
 

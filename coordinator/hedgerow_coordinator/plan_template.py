@@ -40,7 +40,7 @@ feedback = "residual"        # what the uplink's codec leaves out: "residual" ad
 #                            # device on the coordinator's disk
 
 [codec.uplink]               # how updates are coded on the way to the coordinator
-codec_id = "deadzone"        # others: topk, ternary, randk, uniform, integer, fp16, float32 (lossless)
+codec_id = "deadzone"        # others: trellis, topk, ternary, randk, uniform, integer, fp16, float32
 # step = 2.0                 # in root mean squares of an update; larger sends fewer bytes; [8.0, 2.0] goes
 #                            # from 8 in the first round to 2 in the last
 # deadzone = 0.6             # half-width of what becomes zero, in steps

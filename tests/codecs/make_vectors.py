@@ -30,6 +30,7 @@ CONFIGS = (
     {"codec_id": "uniform", "bits": 5},
     {"codec_id": "deadzone", "step": 0.25, "deadzone": 0.6, "tradeoff": 0.0},
     {"codec_id": "deadzone", "step": 2.0},
+    {"codec_id": "trellis", "step": 0.5},
     {"codec_id": "topk", "fraction": 0.02, "bits": 1},
     {"codec_id": "topk", "fraction": 0.2, "bits": 6},
     {"codec_id": "integer", "step": 0.001, "bits": 5},

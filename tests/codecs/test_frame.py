@@ -33,7 +33,7 @@ from hedgerow_codecs import (
     read_header,
 )
 
-CODEC_IDS = ("float32", "fp16", "uniform", "deadzone", "topk", "integer", "ternary", "randk")
+CODEC_IDS = ("float32", "fp16", "uniform", "deadzone", "topk", "integer", "ternary", "randk", "trellis")
 BASE = bytes(range(16))
 
 

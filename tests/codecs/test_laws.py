@@ -39,6 +39,9 @@ CONFIGS = (
     {"codec_id": "deadzone"},
     {"codec_id": "deadzone", "step": 0.125, "deadzone": 0.5, "tradeoff": 0},
     {"codec_id": "deadzone", "step": 2**-10, "deadzone": 1.0, "tradeoff": 1.0},
+    {"codec_id": "trellis"},
+    {"codec_id": "trellis", "step": 4.0, "tradeoff": 1.0},
+    {"codec_id": "trellis", "step": 2**-9, "tradeoff": 0},
     {"codec_id": "topk", "fraction": 0.05, "bits": 1},
     {"codec_id": "topk", "fraction": 0.3, "bits": 4},
     {"codec_id": "topk", "fraction": 1.0, "bits": 8},
@@ -139,11 +142,13 @@ def error_bound(config, *, mask, values, decoded) -> NDArray[np.float64]:
     if config["codec_id"] == "fp16":
         return np.maximum(magnitudes * 2**-11, largest * 2**-39) + 2.0**-150
     steps = decoded.steps[owner]
-    if config["codec_id"] == "deadzone":
+    if config["codec_id"] in ("deadzone", "trellis"):
+        units = 2 if config["codec_id"] == "trellis" else 1
         mean_square = np.mean(magnitudes**2) if values.size else 0
-        wanted = max(config["step"] * math.sqrt(mean_square), largest.max(initial=0) / 2**17)
+        wanted = max(config["step"] / units * math.sqrt(mean_square), largest.max(initial=0) / 2**17)
         assert np.all(decoded.steps <= max(1.15 * wanted, 2.0**-140))
-        widest = max(config["deadzone"], 0.5 + 7 * config["tradeoff"])  # a code costs at most 14 bits
+        # A code costs at most 14 bits more than none.
+        widest = max(config.get("deadzone", 1.0), 0.5 + 7 * config["tradeoff"] * units**2) * units
         return np.full(values.size, max(1.15 * widest * wanted, 2.0**-140))
     if config["codec_id"] == "ternary":
         assert decoded.positions.size <= math.ceil(config["fraction"] * values.size)
@@ -223,7 +228,9 @@ def test_sums_do_not_depend_on_the_order_of_arrival(codec: Codec, mask: Mask) ->
     assert len(set(totals)) == 1
 
 
-@pytest.mark.parametrize("codec_id", ["uniform", "deadzone", "topk", "integer", "ternary", "randk"])
+@pytest.mark.parametrize(
+    "codec_id", ["uniform", "deadzone", "topk", "integer", "ternary", "randk", "trellis"]
+)
 def test_what_the_grid_cannot_hold_is_refused_by_name(codec_id: str, mask: Mask) -> None:
     values = np.zeros(mask.num_live, np.float32)
     values[-1] = -(2.0**126)

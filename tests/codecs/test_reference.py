@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hedgerow_codecs import Layout, Mask, TensorSpec, codec_from_config, encode_mask
-from hedgerow_codecs.stages.models import excess_model, level_model, magnitude_model, sign_model
+from hedgerow_codecs.stages.models import excess_model, index_model, level_model, magnitude_model, sign_model
 from hedgerow_codecs.stages.pattern import fit_patterns
 from hedgerow_codecs.stages.rans import decode_symbols, encode_symbols, grid_shape
 from hedgerow_codecs.stages.reader import Reader, write_section
@@ -126,6 +126,23 @@ MAGNITUDES = {
     "history": lambda h, s: 4 * s + h // 4,
     "prior": magnitude_prior,
 }
+
+
+def index_prior(base: int, history: int, symbol: int) -> int:
+    a, b = history % 8 // 2, history % 2
+    history = 8 if a > 1 else 1 if a or b else 0
+    if symbol < 3:
+        return magnitude_prior(base, history, symbol)
+    many = magnitude_prior(base, history, 3)
+    return many // 2 if symbol == 4 else many - many // 2
+
+
+def index_history(h: int, s: int) -> int:
+    q, r, a = h // 16, h // 8 % 2, h % 8 // 2
+    return 16 * (s % 2 ^ r) + 8 * q + 2 * min(s, 3) + (a > 1)
+
+
+INDICES = {"alphabet": 5, "history": index_history, "prior": index_prior}
 EXCESSES = {
     "history": lambda h, s: 0,
     "prior": lambda base, h, s: max(1, 65536 // 2 ** min(s + 1, 15)),
@@ -184,15 +201,19 @@ def patterns(data: Bytes, mask: Mask, columns: list[list[int]]) -> list[int]:
     return [c for c, live in zip(found, mask.live, strict=True) if live]
 
 
-def coded_integers(data: Bytes, mask: Mask, *, signed: bool = True) -> list[int]:
+def coded_integers(data: Bytes, mask: Mask, *, signed: bool = True, trellis: bool = False) -> list[int]:
     lanes = data.varint()
     if lanes == 0:
         return [0] * mask.num_live
     cargo = bytearray()
     of_entries, columns = classes(data, mask, cargo)
     bases = [c - 1 for c in of_entries if c]
-    magnitudes = section(data, bases, MAGNITUDES, lanes, cargo)
-    large = [i for i, m in enumerate(magnitudes) if m == 3]
+    magnitudes = section(data, bases, INDICES if trellis else MAGNITUDES, lanes, cargo)
+    large = [i for i, m in enumerate(magnitudes) if m >= 3]
+    steps = -(-len(bases) // lanes)
+    quantizer = [
+        sum(magnitudes[j] for j in range(i - 1, i - i % steps - 1, -2)) % 2 for i in range(len(bases))
+    ]
     buckets = []
     if len(large) >= 32:
         model = {**EXCESSES, "alphabet": data.take(1)[0]}
@@ -225,7 +246,10 @@ def coded_integers(data: Bytes, mask: Mask, *, signed: bool = True) -> list[int]
     for i, b in zip(large, buckets, strict=True):
         k = max((b - 4) // 2 + 1, 0)
         low = sum(bits.take() << place for place in range(k))
-        magnitudes[i] = 3 + (b if b < 4 else ((2 + b % 2) << k) + low)
+        excess = b if b < 4 else ((2 + b % 2) << k) + low
+        magnitudes[i] += 2 * excess if trellis else excess
+    if trellis:
+        magnitudes = [2 * k - (k > 0 and q) for k, q in zip(magnitudes, quantizer, strict=True)]
     data.place = max(data.place, stowed)
     negative = iter(signs)
     codes = iter([-m if m and next(negative) else m for m in magnitudes])
@@ -238,6 +262,7 @@ def test_sections_read_the_same_from_the_specification(count: int, lanes: int) -
     models = (
         (level_model(), LEVELS, 2),
         (magnitude_model(), MAGNITUDES, 13),
+        (index_model(), INDICES, 13),
         (excess_model(9), {**EXCESSES, "alphabet": 9}, 13),
         (sign_model(), SIGNS, 8),
     )
@@ -267,17 +292,18 @@ def model_of(rng: np.random.Generator, density: float) -> Mask:
     return Mask(layout=layout, live=(rng.random(layout.num_parameters) < density) | ~layout.prunable())
 
 
-def test_many_signs_read_the_same_from_the_specification() -> None:
+@pytest.mark.parametrize("codec_id", ["deadzone", "trellis"])
+def test_many_signs_read_the_same_from_the_specification(codec_id: str) -> None:
     layout = Layout(tensors=(TensorSpec(name="w", shape=(200, 150), kind="linear", prunable=True),))
     mask = Mask.dense(layout)
     values = np.random.default_rng(15).normal(size=30_000).astype(np.float32)
-    codec = codec_from_config({"codec_id": "deadzone", "step": 0.5})
+    codec = codec_from_config({"codec_id": codec_id, "step": 0.5})
     payload = codec.encode(values, mask=mask)
     decoded = codec.decode(payload, mask=mask)
     assert decoded.num_nonzero > 16_384
     codes = np.zeros(30_000, np.int32)
     codes[decoded.positions] = decoded.codes
-    assert coded_integers(Bytes(payload), mask) == codes.tolist()
+    assert coded_integers(Bytes(payload), mask, trellis=codec_id == "trellis") == codes.tolist()
 
 
 @pytest.mark.parametrize("density", [1.0, 0.3])
@@ -309,6 +335,8 @@ def test_patterns_read_the_same_from_the_specification(density: float) -> None:
     [
         {"codec_id": "deadzone", "step": 2.0},
         {"codec_id": "deadzone", "step": 0.1},
+        {"codec_id": "trellis"},
+        {"codec_id": "trellis", "step": 0.05},
         {"codec_id": "uniform", "bits": 12},
         {"codec_id": "topk", "fraction": 0.03, "bits": 1},
         {"codec_id": "topk", "fraction": 0.001, "bits": 4},
@@ -325,7 +353,7 @@ def test_payloads_read_the_same_from_the_specification(config: dict, density: fl
     payload = codec.encode(mask.gather(flat.astype(np.float32)), mask=mask)
     decoded = codec.decode(payload, mask=mask)
     data = Bytes(payload)
-    codes = coded_integers(data, mask)
+    codes = coded_integers(data, mask, trellis=config["codec_id"] == "trellis")
     assert decoded.codes.size > 0
     assert np.flatnonzero(codes).tolist() == decoded.positions.tolist()
     assert [c for c in codes if c] == decoded.codes.tolist()

@@ -77,7 +77,9 @@ def test_a_run_from_before_the_choice_of_feedback_goes_on() -> None:
     assert parse_plan(SMALL.encode()).digest == before
 
 
-@pytest.mark.parametrize("codec", ["integer", "ternary", "topk", "randk", "uniform", "fp16", "deadzone"])
+@pytest.mark.parametrize(
+    "codec", ["integer", "trellis", "ternary", "topk", "randk", "uniform", "fp16", "deadzone"]
+)
 def test_ef21_goes_with_every_codec_that_leaves_something_out(codec: str) -> None:
     text = f"{SMALL}[codec]\nfeedback = 'ef21'\n[codec.uplink]\ncodec_id = '{codec}'"
     if codec == "integer":
@@ -89,7 +91,9 @@ def test_a_codec_s_number_may_move_from_round_to_round() -> None:
     text = "[codec.uplink]\ncodec_id = 'deadzone'\nstep = [8, 2.0]\n"
     text += "[pruning]\npolicy = 'none'\n"
     plan = parse_plan(f"[run]\nname = 'a'\nrounds = 3\n{text}".encode())
-    assert [plan.uplink_at(number)["step"] for number in (1, 2, 3, 4)] == pytest.approx([8, 4, 2, 2])
+    assert [plan.uplink_at(number)["step"] for number in (1, 2, 3, 4)] == pytest.approx(
+        [8, 8 * 0.25**0.25, 2, 2]
+    )
     assert plan.uplink_at(3) == {"codec_id": "deadzone", "step": 2.0}
     assert plan.downlink_at(1) == {"codec_id": "deadzone"}
     assert parse_plan(plan.to_toml().encode()) == plan

@@ -60,6 +60,7 @@ CONFIGS = (
     {"codec_id": "integer", "step": 0.01, "bits": 6, "packed": True},
     {"codec_id": "ternary", "fraction": 0.02},
     {"codec_id": "randk", "fraction": 0.05},
+    {"codec_id": "trellis"},
     {"codec_id": "randk", "fraction": 0.5, "bits": 12, "seed": 9, "unbiased": True},
 )
 FINE_CONFIGS = (

@@ -29,11 +29,15 @@ class Model:
         History of a lane after a symbol; lanes begin with history 0.
     depth : int
         After how many symbols a history has forgotten what was before them.
+    trellis : bool
+        Whether the upper two bits of a history never forget: they are the quantiser of the next symbol and
+        that of the last one, which follow from the parities of all symbols (see `trellis`).
     """
 
     prior: NDArray[np.int64]
     next_history: NDArray[np.uint8]
     depth: int
+    trellis: bool = False
 
     @property
     def alphabet(self) -> int:

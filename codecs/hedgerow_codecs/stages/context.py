@@ -23,11 +23,18 @@ from hedgerow_codecs.stages.magnitude import (
     unary,
     unbucket,
 )
-from hedgerow_codecs.stages.models import excess_model, level_model, magnitude_model, sign_model
+from hedgerow_codecs.stages.models import (
+    excess_model,
+    index_model,
+    level_model,
+    magnitude_model,
+    sign_model,
+)
 from hedgerow_codecs.stages.pattern import Patterns, fit_patterns, relations
 from hedgerow_codecs.stages.rans import MAX_STEPS_ALONE, decode_symbols, encode_symbols, grid_shape
 from hedgerow_codecs.stages.reader import Cargo, Reader, varint, write_section
 from hedgerow_codecs.stages.signal import Signal
+from hedgerow_codecs.stages.trellis import path_of, to_units
 
 _SYMBOLS_PER_LANE = 1024
 _SIGNS_PER_LANE = 512
@@ -49,9 +56,12 @@ class ContextCoder:
     ----------
     signed : bool
         False for codes that are never negative: then there are no signs.
+    trellis : bool
+        Whether codes are on a path through two quantisers (see `trellis`); then `encode_path` writes them.
     """
 
     signed: bool = True
+    trellis: bool = False
 
     def encode(self, signal: Signal) -> Signal:
         if not signal.codes.size:
@@ -64,16 +74,30 @@ class ContextCoder:
         data = min((self._write(signal, magnitudes, levels) for levels in fits), key=len)
         return replace(signal, data=data + signal.data)
 
+    def encode_path(self, signal: Signal, indices: NDArray[np.int64], levels: list[Levels]) -> Signal:
+        """Write codes as the indices of a path through the entries whose class by `levels` is not 0.
+
+        Parameters
+        ----------
+        signal : Signal
+            With positions and codes.
+        indices : ndarray, int64, shape (k,)
+            Of the codes, from 1.
+        levels : list of Levels
+            Of every tensor.
+        """
+        return replace(signal, data=self._write(signal, indices, levels) + signal.data)
+
     def _write(self, signal: Signal, magnitudes: NDArray[np.int64], levels: list[Levels]) -> bytes:
         classes = live_classes(levels, mask=signal.mask)
         told = classes > 0
         symbols = np.zeros(signal.mask.num_live, np.uint8)
-        symbols[signal.positions] = np.minimum(magnitudes, FIRST_BUCKETED)
+        symbols[signal.positions] = self._symbols(magnitudes)
         bases = classes - np.uint8(1)
         if not told.all():
             symbols, bases = symbols[told], bases[told]
         large = magnitudes >= FIRST_BUCKETED
-        buckets, lows = bucket(magnitudes[large] - FIRST_BUCKETED)
+        buckets, lows = bucket((magnitudes[large] - FIRST_BUCKETED) // self._stride)
 
         # What is read last is written first: it rides in the first states of lanes that are read before it.
         negative = signal.codes < 0 if self.signed else np.zeros(0, np.bool_)
@@ -82,9 +106,10 @@ class ContextCoder:
         raw.append(unary(buckets) if buckets.size < _FEW_EXCESSES else np.zeros(0, np.bool_))
         cargo = Cargo(signs + np.packbits(np.concatenate([*raw, lows]), bitorder="little").tobytes())
         level_section = _write_levels(levels, cargo=cargo)
-        lanes = grid_shape(symbols.size, _choose_lanes(symbols.size, cargo=cargo))[1]
+        wish = _few_lanes(symbols.size) if self.trellis else _choose_lanes(symbols.size, cargo=cargo)
+        lanes = grid_shape(symbols.size, wish)[1]
         parts = [varint(lanes), _modes(levels, mask=signal.mask), level_section]
-        parts.append(_write(symbols, bases, model=magnitude_model(), lanes=lanes, cargo=cargo))
+        parts.append(_write(symbols, bases, model=self._model(), lanes=lanes, cargo=cargo))
         if buckets.size >= _FEW_EXCESSES:
             alphabet = max(int(buckets.max()) + 1, 2)
             excess_bases = classes[signal.positions[large]] - np.uint8(1)
@@ -101,10 +126,10 @@ class ContextCoder:
         classes = live_classes(levels, mask=signal.mask)
         told = classes > 0
         symbols = np.zeros(classes.size, np.uint8)
-        symbols[told] = _read(reader, classes[told] - np.uint8(1), model=magnitude_model(), lanes=lanes)
+        symbols[told] = _read(reader, classes[told] - np.uint8(1), model=self._model(), lanes=lanes)
         positions = np.flatnonzero(symbols).astype(np.int64, copy=False)
         magnitudes = symbols[positions].astype(np.int64)
-        large = np.flatnonzero(magnitudes == FIRST_BUCKETED)
+        large = np.flatnonzero(magnitudes >= FIRST_BUCKETED)
         buckets = np.zeros(0, np.uint8)
         if large.size >= _FEW_EXCESSES:
             alphabet = reader.byte()
@@ -123,11 +148,30 @@ class ContextCoder:
         for start in range(0, large.size, _BLOCK):  # in blocks: each raw bit takes dozens of bytes on its way
             some = buckets[start : start + _BLOCK]
             raw = reader.bits(int(low_bits(some).sum()))
-            magnitudes[large[start : start + _BLOCK]] += unbucket(some, raw)
+            magnitudes[large[start : start + _BLOCK]] += unbucket(some, raw) * self._stride
         reader.end_bits()
+        if self.trellis:
+            quantizer = np.zeros(classes.size, np.bool_)
+            quantizer[told] = path_of(symbols[told] & 1 > 0, lanes=lanes)
+            magnitudes = to_units(magnitudes, quantizer[positions])
         negative = negative if self.signed else np.zeros(positions.size, np.bool_)
         codes = np.where(negative, -magnitudes, magnitudes).astype(np.int32)
         return replace(signal, positions=positions, codes=codes, data=reader.rest())
+
+    @property
+    def _stride(self) -> int:
+        """Magnitudes of which a symbol for many stands for one: the odd or the even ones on a path."""
+        return 2 if self.trellis else 1
+
+    def _model(self) -> Model:
+        return index_model() if self.trellis else magnitude_model()
+
+    def _symbols(self, magnitudes: NDArray[np.int64]) -> NDArray[np.int64]:
+        symbols = np.minimum(magnitudes, FIRST_BUCKETED)
+        # On a path, parities must be known before excesses are: 3 is many and odd, 4 many and even.
+        if self.trellis:
+            symbols += (magnitudes > FIRST_BUCKETED) & (magnitudes % 2 == 0)
+        return symbols
 
 
 def _write(
@@ -162,6 +206,11 @@ def _choose_lanes(count: int, *, cargo: Cargo) -> int:
     lanes = min(max(cargo.lanes // _CARGO_FOR_EACH, fewest), most)
     alone = count <= _ONE_BY_ONE or (lanes < _FASTER and count <= MAX_STEPS_ALONE)
     return 1 if alone else lanes
+
+
+def path_lanes(count: int) -> int:
+    """Return how many lanes, each with a path of its own, code so many entries."""
+    return _few_lanes(count)
 
 
 def _few_lanes(count: int) -> int:

@@ -31,6 +31,28 @@ def magnitude_model() -> Model:
 
 
 @cache
+def index_model() -> Model:
+    """Return the model of indices 0, 1, 2, odd and even on a path through two quantisers.
+
+    Histories are the quantiser and the one before, times eight, the last index, 3 for many, times two, and
+    whether the index before was 2 or more.
+    """
+    quantizers, past = np.divmod(np.arange(32), 8)
+    last = past >> 1
+    symbols = np.arange(5)
+    after = 2 * (symbols % 2 ^ (quantizers & 1)[:, None]) + (quantizers >> 1)[:, None]
+    next_history = 8 * after + 2 * np.minimum(symbols, 3) + (last > 1)[:, None]
+    octaves = np.where(last > 1, 2, np.where(past > 0, 1, 0)).tolist()
+    prior = [
+        [_spread_many(base + 1 + octave - UNIT_CLASS) for octave in octaves]
+        for base in range(NUM_CLASSES - 1)
+    ]
+    return Model(
+        prior=np.array(prior, np.int64), next_history=next_history.astype(np.uint8), depth=2, trellis=True
+    )
+
+
+@cache
 def excess_model(alphabet: int) -> Model:
     """Return the model of buckets: class only."""
     halving = np.maximum(_WEIGHT >> np.minimum(np.arange(alphabet) + 1, 15), 1)
@@ -55,6 +77,12 @@ def sign_model() -> Model:
     next_history = np.stack([histories << 1, histories << 1 | 1], axis=1) & (histories.size - 1)
     prior = np.full((NUM_RELATIONS, histories.size, 2), _WEIGHT // 2, np.int64)
     return Model(prior=prior, next_history=next_history.astype(np.uint8), depth=_SIGNS_REMEMBERED)
+
+
+def _spread_many(octave: int) -> list[int]:
+    """Return `_spread`, with the last one shared by odd and even."""
+    *few, many = _spread(octave)
+    return [*few, many - many // 2, many // 2]
 
 
 def _spread(octave: int) -> list[int]:

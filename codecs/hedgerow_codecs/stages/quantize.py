@@ -47,14 +47,14 @@ class UniformQuantizer:
                     codes[start:end] = np.sign(part)
                 else:
                     index = grid_index(largest / (2 ** (self.bits - 1) - 1), at_least=True)
-                    codes[start:end] = np.rint(_in_steps(part, grid_steps(np.array(index))))
+                    codes[start:end] = np.rint(in_steps(part, grid_steps(np.array(index))))
                 indices[tensor] = index
             start = end
         data = _PER_TENSOR + indices.astype("<u2").tobytes()
         return _sparse(signal, codes, _steps(indices), data)
 
     def decode(self, signal: Signal) -> Signal:
-        return _read_steps(signal)
+        return read_steps(signal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class SignQuantizer:
         return _on_one_step(signal, codes, index=index)
 
     def decode(self, signal: Signal) -> Signal:
-        return _read_steps(signal)
+        return read_steps(signal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +98,11 @@ class CommonQuantizer:
     def decode(self, signal: Signal) -> Signal:
         if len(signal.data) != 2:
             raise PayloadError(f"one step for all tensors takes 2 bytes, not {len(signal.data)}")
-        return _read_steps(signal)
+        return read_steps(signal)
 
     def _rounded(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         step = grid_steps(np.array(grid_index(self.step)))
-        rounded: NDArray[np.float64] = np.rint(_in_steps(values, step))
+        rounded: NDArray[np.float64] = np.rint(in_steps(values, step))
         return rounded
 
 
@@ -136,7 +136,7 @@ class DeadzoneQuantizer:
         step = float(grid_steps(np.array(index)))
         positions, codes = _round_outside(values, step=step, deadzone=self.deadzone)
         if self.tradeoff and codes.size:
-            scaled = _in_steps(values[positions], step)
+            scaled = in_steps(values[positions], step)
             positions, codes = self._bargain(positions, codes, scaled, mask=signal.mask)
         return replace(
             signal,
@@ -159,7 +159,7 @@ class DeadzoneQuantizer:
         magnitudes = np.abs(codes.astype(np.int64))
         classes = live_classes(fit_all_levels(positions, magnitudes, mask=mask), mask=mask)
         of_codes = classes[positions]
-        first_bits, more_bits = _code_bits(classes, of_codes, magnitudes)
+        first_bits, more_bits = code_bits(classes, of_codes, magnitudes)
         sizes = np.abs(scaled)
         worth = sizes >= ((1 + self.tradeoff * first_bits) / 2)[of_codes]
         down = ((1 + self.tradeoff * more_bits) / 2)[of_codes[worth]]
@@ -167,10 +167,10 @@ class DeadzoneQuantizer:
         return positions[worth], np.copysign(magnitudes, scaled[worth]).astype(np.int32)
 
     def decode(self, signal: Signal) -> Signal:
-        return _read_steps(signal)
+        return read_steps(signal)
 
 
-def _in_steps(values: NDArray[np.float32], step: float | NDArray[np.float64]) -> NDArray[np.float64]:
+def in_steps(values: NDArray[np.float32], step: float | NDArray[np.float64]) -> NDArray[np.float64]:
     """Divide in float64: before numpy 2, an array of float32 and a number made float32, and other codes."""
     quotients: NDArray[np.float64] = np.divide(values, step, dtype=np.float64)
     return quotients
@@ -188,7 +188,7 @@ def _round_outside(
     """Return the places and the codes of what is outside the zero bin."""
     places, codes = [], []
     for start in range(0, values.size, _BLOCK):  # in blocks: float64 of all would be twice the update again
-        block = _in_steps(values[start : start + _BLOCK], step)
+        block = in_steps(values[start : start + _BLOCK], step)
         found = np.flatnonzero(np.abs(block) >= deadzone)
         magnitudes = np.floor(np.abs(block[found]) + (1 - deadzone))
         codes.append(np.copysign(np.maximum(magnitudes, 1), block[found]).astype(np.int32))
@@ -197,7 +197,7 @@ def _round_outside(
     return np.concatenate([empty, *places]), np.concatenate([empty.astype(np.int32), *codes])
 
 
-def _code_bits(
+def code_bits(
     classes: NDArray[np.uint8], of_codes: NDArray[np.uint8], magnitudes: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Estimate the bits that a code takes more than a zero, and each further unit of magnitude.
@@ -254,7 +254,7 @@ def _steps(indices: NDArray[np.uint16]) -> NDArray[np.float64]:
     return np.where(indices == _NO_STEP, 0.0, grid_steps(np.where(indices == _NO_STEP, 0, indices)))
 
 
-def _read_steps(signal: Signal) -> Signal:
+def read_steps(signal: Signal) -> Signal:
     num_tensors = len(signal.mask.lengths)
     data = signal.data
     if len(data) == 2 and data != _PER_TENSOR:

@@ -23,6 +23,7 @@ from hedgerow_codecs.stages.adaptive import (
     stretches,
 )
 from hedgerow_codecs.stages.narrow import decode_narrow, encode_narrow
+from hedgerow_codecs.stages.trellis import quantizer_bits
 from hedgerow_codecs.stages.wide import decode_wide, encode_wide
 
 MAX_STEPS = 1 << 14
@@ -133,6 +134,12 @@ def _cells(symbols: NDArray[np.uint8], bases: NDArray[np.uint8], model: Model) -
     # Histories are walks of the last symbols only: each lag is one step of all walks at once.
     for lag in range(min(model.depth, symbols.shape[1] - 1), 0, -1):
         history[:, lag:] = look_up(history[:, lag:] * alphabet + symbols[:, :-lag], table)
+    if model.trellis:
+        quantizer = quantizer_bits(symbols & 1 > 0).astype(np.uint8)
+        upper = np.uint8(model.history_bits - 1)
+        history &= np.uint8((1 << (int(upper) - 1)) - 1)
+        history += quantizer << upper
+        history[:, 1:] += quantizer[:, :-1] << (upper - np.uint8(1))
     cells = bases.astype(np.uint16)
     cells <<= np.uint16(model.history_bits)
     cells += history
