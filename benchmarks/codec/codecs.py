@@ -16,7 +16,7 @@ from hedgerow_codecs import encode_frame_with_decoded as encode_with_decoded
 from hedgerow_codecs.mask import Mask
 
 # The codec's limits.
-_LOW, _HIGH = -10.0, 6.0
+_LOW, _HIGH = -9.0, 6.0
 
 
 def encode(values: NDArray[np.float32], *, mask: Mask, codec: Codec) -> tuple[bytes, DecodedUpdate]:
@@ -29,8 +29,10 @@ def decode(frame: bytes, *, mask: Mask) -> DecodedUpdate:
     return decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=NO_BASE)
 
 
-def hedgerow_curve(case: Case, vector: NDArray[np.float32], *, settings: Mapping[str, object]) -> Curve:
-    """Return the default codec on a vector, at any step.
+def hedgerow_curve(
+    case: Case, vector: NDArray[np.float32], *, settings: Mapping[str, object], codec_id: str = "deadzone"
+) -> Curve:
+    """Return a codec with a step, ``deadzone`` or ``trellis``, on a vector, at any step.
 
     The codec rounds steps to four for each octave. So that all can be tried, as peers' can, the vector is
     scaled until the step wanted is one of these.
@@ -40,7 +42,7 @@ def hedgerow_curve(case: Case, vector: NDArray[np.float32], *, settings: Mapping
     def code(log2_step: float) -> Point:
         step = 2.0**log2_step
         scaled = (vector / np.float64(step * rms)).astype(np.float32)  # the step of which is 1
-        codec = codec_from_config({"codec_id": "deadzone", "step": step, **settings})
+        codec = codec_from_config({"codec_id": codec_id, "step": step, **settings})
         frame, decoded = encode(scaled, mask=case.mask, codec=codec)
         codes = dense_codes(decoded)
         assert codes is not None

@@ -34,6 +34,7 @@ HEDGEROW: Mapping[str, dict[str, object]] = {
     "deadzone": {"codec_id": "deadzone"},
     "deadzone 8": {"codec_id": "deadzone", "step": 8.0},
     "deadzone 0.5": {"codec_id": "deadzone", "step": 0.5},
+    "trellis": {"codec_id": "trellis"},
     "topk": {"codec_id": "topk"},
     "ternary": {"codec_id": "ternary"},
     "randk": {"codec_id": "randk"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,10 +12,13 @@ from benchmarks.codec.codecs import hedgerow_curve
 from benchmarks.codec.measures import geometric_mean
 from benchmarks.codec.nnc import NncodecBytes
 from benchmarks.codec.peers import peer_curve
+from benchmarks.codec.rate import Point
 
 # Mostly running statistics, whose few entries take fewer bytes than nncodec's own heads: shown, but no part
 # of any mean, which it would flatter.
 APART = ("resnet-stats/raw",)
+CODECS = ("deadzone", "trellis")
+TRELLIS_FROM_DB = 8.0
 TARGETS_DB = (2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 24.0)
 
 
@@ -22,6 +26,8 @@ TARGETS_DB = (2.0, 3.0, 5.0, 8.0, 12.0, 18.0, 24.0)
 class Cell:
     """Bytes of all vectors of a case together, each at the same signal-to-noise ratio.
 
+    `hedgerow` is the better one of its codecs with a step, and `codec` says which: ``trellis``, which takes
+    longer to encode, is tried from `TRELLIS_FROM_DB` on.
     `trellis` and `plain` are nncodec's, `best` its fewest by any setting and with a threshold before it.
     `entropy` is the per-tensor zeroth-order entropy of Hedgerow's symbols in bytes. None means that a coder
     does not get there or was not measured.
@@ -34,6 +40,7 @@ class Cell:
     plain: float | None
     best: float | None
     entropy: float | None
+    codec: str = "deadzone"
 
     @property
     def ratio(self) -> float | None:
@@ -62,7 +69,7 @@ class Cell:
 
 HEADER = (
     f"{'case':17} {'dB':>4} {'hedgerow':>9} {'trellis':>9} {'plain':>9} {'best':>9}"
-    f"  {'/trellis':>8} {'/best':>6} {'/entropy':>8}"
+    f"  {'/trellis':>8} {'/best':>6} {'/entropy':>8}  codec"
 )
 
 
@@ -79,6 +86,7 @@ def row(cell: Cell) -> str:
         f"{cell.case:17} {cell.snr_db:4g} {whole(cell.hedgerow)} {whole(cell.trellis)} {whole(cell.plain)}"
         f" {whole(cell.best)}"
         f"  {share(cell.ratio, 8)} {share(cell.ratio_best, 6)} {share(cell.ratio_entropy, 8)}"
+        f"  {cell.codec}"
     )
 
 
@@ -93,16 +101,23 @@ def rate_table(
     print(HEADER, flush=True)
     cells: list[Cell] = []
     for case in cases:
-        curves = [hedgerow_curve(case, vector, settings=settings) for vector in case.vectors]
+        curves = {
+            codec_id: [
+                hedgerow_curve(case, vector, settings=settings, codec_id=codec_id) for vector in case.vectors
+            ]
+            for codec_id in CODECS
+        }
         for target in targets_db:
-            points = [curve.at(target) for curve in curves]
-            ours = [point for point in points if point is not None]
-            whole = len(ours) == len(points)
+            tried = CODECS if target >= TRELLIS_FROM_DB else CODECS[:1]
+            points = {codec_id: [curve.at(target) for curve in curves[codec_id]] for codec_id in tried}
+            sizes = {codec_id: _bytes_of(found) for codec_id, found in points.items()}
+            codec_id = min(tried, key=lambda name: sizes[name] or math.inf)
             cell = Cell(
                 case=case.name,
                 snr_db=target,
-                hedgerow=sum(point.num_bytes for point in ours) if whole else None,
-                entropy=sum(point.entropy_bytes or 0 for point in ours) if whole else None,
+                hedgerow=sizes[codec_id],
+                entropy=_total([point.entropy_bytes if point else None for point in points[codec_id]]),
+                codec=codec_id,
                 **_peer_bytes(peer, case, target),
             )
             print(row(cell), flush=True)
@@ -147,6 +162,10 @@ def peer_rates(
             shown = "".join(f"{size:10.0f}" if size is not None else f"{'-':>10}" for size in sizes)
             print(f"{case.name:17} {name:12}{shown}", flush=True)
     return rows, skipped
+
+
+def _bytes_of(points: Sequence[Point | None]) -> float | None:
+    return _total([point.num_bytes if point is not None else None for point in points])
 
 
 def _total(sizes: Sequence[float | None]) -> float | None:
