@@ -33,9 +33,9 @@ from hedgerow_transport import (
     Topics,
     Traffic,
     Will,
+    ask_broker,
     decode_message,
     fitting_chunk_bytes,
-    probe_broker,
     write_durably,
 )
 
@@ -204,7 +204,7 @@ class CoordinatorAgent:
     def _fitted_plan(self) -> Plan:
         """Return the plan with chunks that fit what the broker tells of itself."""
         wanted = self._plan.transport.chunk_bytes
-        limit = probe_broker(self._broker).max_packet_bytes
+        limit = ask_broker(self._broker).max_packet_bytes
         fitting = fitting_chunk_bytes(wanted, max_packet_bytes=limit)
         if fitting == wanted:
             return self._plan

@@ -31,6 +31,7 @@ from hedgerow_transport import (
     Presence,
     Received,
     Topics,
+    ask_broker,
     blob_digest,
 )
 from hedgerow_transport.broker import find_mosquitto
@@ -371,6 +372,7 @@ def test_a_port_that_keeps_silent_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(MqttLink.connect, "__defaults__", (1.0,))
+    monkeypatch.setattr(ask_broker, "__defaults__", (1.0,))
     port = listener(b"")
     for call in both(project, task, tmp_path / "state"):
         said = refused(ExitCode.BROKER, *call, f"mqtt://127.0.0.1:{port}")

@@ -83,7 +83,7 @@ from hedgerow_transport.mosquitto_config import (
 from hedgerow_transport.mosquitto_process import MOSQUITTO_CONFIG_NAME
 from hedgerow_transport.mqtt_link import MqttLink
 from hedgerow_transport.presence import CoordinatorState, Presence
-from hedgerow_transport.probe import BrokerFacts, probe_broker
+from hedgerow_transport.probe import BrokerFacts, ask_broker, probe_broker
 from hedgerow_transport.publication import Publication
 from hedgerow_transport.signing import SigningKey, need_cryptography, verifies
 from hedgerow_transport.topics import (
@@ -178,6 +178,7 @@ __all__ = [
     "TransportError",
     "Will",
     "acl_text",
+    "ask_broker",
     "bitmap",
     "blob_chunk",
     "blob_digest",

@@ -27,11 +27,22 @@ class BrokerFacts:
 def probe_broker(url: str, timeout_s: float = 5.0) -> BrokerFacts:
     """Connect, read what the broker says, and leave; never raises for a broker that does not answer."""
     try:
-        connection = open_connection(
-            BrokerUrl.parse(url), client_id=f"hedgerow-probe-{secrets.token_hex(4)}", timeout_s=timeout_s
-        )
+        return ask_broker(url, timeout_s)
     except BrokerError as error:
         return BrokerFacts(reachable=False, reason=str(error))
+
+
+def ask_broker(url: str, timeout_s: float = 10.0) -> BrokerFacts:
+    """Connect, read what the broker says, and leave.
+
+    Raises
+    ------
+    BrokerError
+        When it does not answer, or says no.
+    """
+    connection = open_connection(
+        BrokerUrl.parse(url), client_id=f"hedgerow-probe-{secrets.token_hex(4)}", timeout_s=timeout_s
+    )
     connection.farewell()
     return BrokerFacts(
         reachable=connection.retains,
