@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from hedgerow_codecs import Ef21Feedback, Mask, codec_from_config
-from hedgerow_transport import Ack, MemoryHub, Offer, decode_down, decode_message, parse_topic
+from hedgerow_transport import (
+    Ack,
+    BlobRef,
+    MemoryHub,
+    Offer,
+    blob_digest,
+    decode_down,
+    decode_message,
+    encode_chunk,
+    indices,
+    parse_topic,
+)
 
 KINDS = ("blob", "chunk", "offer", "down", "need", "sync")
 
@@ -365,6 +376,38 @@ def test_a_client_that_knows_nothing_of_ef21_is_refused_and_not_waited_for(ef21_
     assert rig.store.rounds()[1].seconds == 0.0
     reason = "this run uses EF21 error feedback: update Hedgerow on this device"
     assert f"c has no update for round 1: {reason}" in rig.notices
+
+
+def test_chunks_for_an_update_from_one_estimate_do_not_count_for_another(ef21_plan, make_rig):
+    rig = make_rig(ef21_plan(rounds=3))
+    rig.start()
+    rig.until_round(2)
+    rig._deliver()
+    frame, kept = bytes(1000), estimate_of(rig, "c").digest
+    rig.silent = {"c"}
+
+    def have(estimate):
+        offer = Offer(
+            run="trial",
+            round=2,
+            update=BlobRef(kind="update", digest=blob_digest(frame), size=1000),
+            num_samples=1,
+            chunk_bytes=100,
+            estimate=estimate,
+        )
+        rig.coordinator.take_publications()
+        rig.coordinator.handle(rig.topics.up("c", "offer"), offer.encode(), now=rig.now)
+        (answer,) = [
+            decode_down(p.payload)
+            for p in rig.coordinator.take_publications()
+            if p.topic == rig.topics.down("c")
+        ]
+        return indices(answer.have)
+
+    assert have(kept) == []
+    rig.coordinator.handle(rig.topics.up("c", "chunk"), encode_chunk(3, frame[:100]), now=rig.now)
+    assert have(kept) == [3]
+    assert have(Ef21Feedback.zero(rig.layout).digest) == []
 
 
 def test_an_estimate_beyond_all_measure_is_refused(ef21_plan, make_rig):
