@@ -39,27 +39,23 @@ from hedgerow_codecs import (
     model_digest,
     seeded_parameters,
 )
+from hedgerow_codecs.registry import CODECS
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "codecs-v1.json"
 BASE = bytes(range(16))
 CONFIGS = (
-    {"codec_id": "float32"},
-    {"codec_id": "fp16"},
+    *({"codec_id": codec.codec_id} for codec in CODECS.values()),
     {"codec_id": "uniform", "bits": 1},
     {"codec_id": "uniform", "bits": 4},
-    {"codec_id": "uniform", "bits": 8},
     {"codec_id": "uniform", "bits": 16},
-    {"codec_id": "deadzone"},
     {"codec_id": "deadzone", "step": 4.0},
     {"codec_id": "deadzone", "step": 0.25, "deadzone": 0.6, "tradeoff": 0.0},
     {"codec_id": "deadzone", "step": 2.0**-8, "deadzone": 0.5, "tradeoff": 0.0},
-    {"codec_id": "topk", "fraction": 0.01},
     {"codec_id": "topk", "fraction": 0.3, "bits": 6},
     {"codec_id": "integer", "step": 0.01, "bits": 8},
     {"codec_id": "integer", "step": 0.0003, "bits": 16},
     {"codec_id": "integer", "step": 0.01, "bits": 6, "packed": True},
     {"codec_id": "ternary", "fraction": 0.02},
-    {"codec_id": "randk", "fraction": 0.05},
     {"codec_id": "trellis"},
     {"codec_id": "randk", "fraction": 0.5, "bits": 12, "seed": 9, "unbiased": True},
 )
