@@ -20,7 +20,7 @@ from hedgerow_codecs.stages.trellis_coder import TrellisCoder
 class TrellisCodec:
     """Trellis-coded quantisation: the error of a finer step for the bytes of a coarse one.
 
-    It takes several times as long to encode as ``deadzone`` and saves bytes where much is sent, at steps
+    It takes about twice as long to encode as ``deadzone`` and saves bytes where much is sent, at steps
     below one root mean square or so; at coarse steps ``deadzone`` takes fewer.
 
     Parameters
