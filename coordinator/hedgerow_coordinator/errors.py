@@ -6,7 +6,7 @@ CoordinatorError
 ├── PruningError           weights that cannot be scored
 │   └── DensityError       the asked density cannot be met on this model
 ├── AggregationError       an update cannot be added, or there is nothing to average
-├── EstimateError          an update is relative to another EF21 estimate than the one that is kept
+├── EstimateError          the EF21 estimate that an update is relative to cannot be read
 └── StoreError             the run directory: cannot be read or written
     ├── StoreNotFound      there is no run in this directory
     ├── StoreExists        there is a run, or something else, where a new run should go
@@ -88,17 +88,20 @@ class AggregationError(CoordinatorError):
 
 
 class EstimateError(CoordinatorError):
-    """An update whose EF21 estimate is not the one that is kept, or cannot be read; its client begins anew.
+    """An update whose EF21 estimate cannot be read; its client begins anew.
 
     Attributes
     ----------
     client : str
         Whose estimate it is.
+    detail : str
+        What is wrong with which file; for the gateway, not for the client.
     """
 
-    def __init__(self, sentence: str, *, client: str) -> None:
+    def __init__(self, sentence: str, *, client: str, detail: str) -> None:
         super().__init__(sentence)
         self.client = client
+        self.detail = detail
 
 
 class StoreError(CoordinatorError):

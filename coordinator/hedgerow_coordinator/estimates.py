@@ -67,9 +67,7 @@ class Estimates:
                 data = self._files.load(client, before=self._round)
                 before = Ef21Feedback.from_bytes(data, layout=self._mask.layout)
             except (StoreError, LayoutError) as error:
-                raise EstimateError(
-                    f"the estimate that is kept of {client} is lost: {error}", client=client
-                ) from error
+                raise _lost(client, error) from error
         return before.remask(self._mask).moved_by(self._mask.scatter(update.values()))
 
     def recalled(self, client: str) -> Ef21Feedback:
@@ -84,10 +82,12 @@ class Estimates:
             data = self._files.load_new(client, round_number=self._round)
             return Ef21Feedback.from_bytes(data, layout=self._mask.layout)
         except (StoreError, LayoutError) as error:
-            raise EstimateError(
-                f"the estimate that is kept of {client} is lost: {error}", client=client
-            ) from error
+            raise _lost(client, error) from error
 
     def as_update(self, feedback: Ef21Feedback) -> DecodedUpdate:
         """Return an estimate in the form in which it can be averaged."""
         return DecodedUpdate(mask=self._mask, dense=self._mask.gather(feedback.estimate))
+
+
+def _lost(client: str, error: Exception) -> EstimateError:
+    return EstimateError(f"the estimate that is kept of {client} is lost", client=client, detail=str(error))

@@ -62,6 +62,8 @@ def fate_of(offer: Offer, *, client: str, federation: Federation) -> Fate | None
 def acknowledgement(offer: Offer, *, client: str, federation: Federation, fate: Fate) -> Publication:
     """Return the message that tells a client what became of its offer."""
     status, reason = fate
+    if status == "refused":
+        federation.note_refusal(client, reason)
     ack = Ack(run=offer.run, round=offer.round, digest=offer.update.digest, status=status, reason=reason)
     return Publication(topic=federation.topics.down(client), payload=ack.encode())
 
@@ -114,7 +116,7 @@ class Intake:
             try:
                 self._add(update.record, self._recalled(update))
             except EstimateError as error:
-                federation.store.drop_update(update.record, reason=str(error))
+                federation.store.drop_update(update.record, reason=f"{error}: {error.detail}")
 
     @property
     def answered(self) -> frozenset[str]:
@@ -232,9 +234,8 @@ class Intake:
             self._add(record, update)
         except EstimateError as error:
             self._ack(client, offer, ("anew", str(error)))
-            return self._said(client, ("anew", str(error)))
+            return self._said(client, ("anew", f"{error}: {error.detail}"))
         except (CodecError, AggregationError) as error:
-            federation.refused += 1
             self._ack(client, offer, ("refused", str(error)))
             return f"its update is refused: {error}"
         federation.store.save_update(record, frame, estimate=estimate)
