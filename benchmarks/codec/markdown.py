@@ -72,13 +72,25 @@ def _summary(report: Mapping[str, Any]) -> str:
 
 
 def _rates(report: Mapping[str, Any]) -> str:
-    head = ["case", "dB", "Hedgerow", "trellis", "plain", "best", "/ trellis", "/ best", "/ entropy"]
+    head = [
+        "case",
+        "dB",
+        "Hedgerow",
+        "nncodec trellis",
+        "plain",
+        "best",
+        "/ trellis",
+        "/ best",
+        "/ entropy",
+        "by",
+    ]
     rows = [
         [
             cell["case"],
             f"{cell['snr_db']:g}",
             *[_number(cell[name], 0) for name in ("hedgerow", "trellis", "plain", "best")],
             *[_number(cell[name], 3) for name in ("ratio", "ratio_best", "ratio_entropy")],
+            cell["codec"],
         ]
         for cell in report["cells"]
     ]

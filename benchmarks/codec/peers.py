@@ -211,7 +211,7 @@ def peer_curve(name: str, vector: Vector, mask: Mask) -> Curve:
         blob = coder.encode(vector, mask)
         return Point(num_bytes=len(blob), snr_db=snr_db(vector, coder.decode(blob, mask)))
 
-    return Curve(coder=code, low=low, high=8.0)
+    return Curve(coder=code, low=low, high=8.0, around=0)
 
 
 def entropy_of(coder: Coder, blob: bytes, mask: Mask) -> float | None:

@@ -9,7 +9,6 @@ from itertools import pairwise
 
 STEPS_PER_OCTAVE = 6
 """One step is about one decibel."""
-_AROUND = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,23 +30,28 @@ class Curve:
         Log2 of a step, in root mean squares of the vector, to a `Point`.
     low, high : float
         Steps, log2, beyond which the coder is not tried.
+    around : int
+        How many steps beyond the first crossing found are tried for a better one.
     """
 
     coder: Callable[[float], Point]
     low: float
     high: float
+    around: int = 2
     _tried: dict[int, Point] = field(default_factory=dict)
 
     def at(self, target_db: float) -> Point | None:
         """Return the point of fewest bytes at a ratio; None where the coder does not get there.
 
         Updates that hold one value many times (Adam's do) make the ratio rise and fall with the step. So all
-        crossings within two steps of the first one found count, and points that are better than asked for.
+        crossings within `around` steps of the first one found count, and points that are better than asked for.
         """
         first = self._crossing(target_db)
         if first is None:
             return None
-        near = [self._point(k) for k in range(first - _AROUND, first + _AROUND + 2) if self._allowed(k)]
+        near = [
+            self._point(k) for k in range(first - self.around, first + self.around + 2) if self._allowed(k)
+        ]
         found = [point for point in near if point.snr_db >= target_db]
         for fine, coarse in pairwise(near):
             if min(coarse.snr_db, fine.snr_db) < target_db <= max(coarse.snr_db, fine.snr_db):

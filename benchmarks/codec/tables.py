@@ -68,7 +68,7 @@ class Cell:
 
 
 HEADER = (
-    f"{'case':17} {'dB':>4} {'hedgerow':>9} {'trellis':>9} {'plain':>9} {'best':>9}"
+    f"{'case':17} {'dB':>4} {'hedgerow':>9} {'nn trell.':>9} {'nn plain':>9} {'nn best':>9}"
     f"  {'/trellis':>8} {'/best':>6} {'/entropy':>8}  codec"
 )
 

@@ -140,7 +140,7 @@ def test_the_command_trains_measures_and_writes(monkeypatch: pytest.MonkeyPatch,
 
 def _full_report() -> dict[str, object]:
     report = _report()
-    cell = {"ratio": 0.5, "ratio_best": None, "ratio_entropy": 0.91, "best": None, "entropy": 330}
+    cell = {"ratio": 0.5, "ratio_best": None, "ratio_entropy": 0.91, "best": None, "codec": "deadzone"}
     mean = {"codec": "deadzone", "num_bytes": 1234, "bits_per_parameter": 0.5, "ratio_to_entropy": None}
     cells = report["cells"]
     assert isinstance(cells, list)
@@ -167,7 +167,7 @@ def test_numbers_are_written_between_the_marks(tmp_path: Path, capsys: pytest.Ca
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "stale numbers" not in text
-    assert "| a/raw | 3 | 300 | - | 600 | - | 0.500 | - | 0.910 |" in text
+    assert "| a/raw | 3 | 300 | - | 600 | - | 0.500 | - | 0.910 | deadzone |" in text
     assert "| deadzone | 1,234 | 0.500 | - | 6.2 | 30 | 31 | 1.50 | 1.25 |" in text
     assert "Skipped: nncodec, cannot be imported." in text
     document.write_text("no marks")
