@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--step",
         type=float,
         nargs=2,
-        default=[8.0, 2.0],
+        default=[8.0, 0.25],
         metavar=("FIRST", "LAST"),
         help="uplink step of the codec in the first and in the last round, in RMS of an update",
     )
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--down-step",
         type=float,
         nargs=2,
-        default=[8.0, 2.0],
+        default=[8.0, 0.25],
         metavar=("FIRST", "LAST"),
         help="the same for the way down",
     )

@@ -41,8 +41,8 @@ feedback = "residual"        # what the uplink's codec leaves out: "residual" ad
 
 [codec.uplink]               # how updates are coded on the way to the coordinator
 codec_id = "deadzone"        # others: trellis, topk, ternary, randk, uniform, integer, fp16, float32
-# step = 2.0                 # in root mean squares of an update; larger sends fewer bytes; [8.0, 2.0] goes
-#                            # from 8 in the first round to 2 in the last
+# step = 2.0                 # in root mean squares of an update; larger sends fewer bytes; [8.0, 2.0] is
+#                            # 8 in the first third of the rounds and goes to 2 for the last third
 # deadzone = 0.6             # half-width of what becomes zero, in steps
 # tradeoff = 0.18            # leaves codes out where a bit is worth more than their error; 0 keeps all
 
