@@ -44,7 +44,8 @@ class Curve:
         """Return the point of fewest bytes at a ratio; None where the coder does not get there.
 
         Updates that hold one value many times (Adam's do) make the ratio rise and fall with the step. So all
-        crossings within `around` steps of the first one found count, and points that are better than asked for.
+        crossings within `around` steps of the first one found count, and points that are better than asked
+        for.
         """
         first = self._crossing(target_db)
         if first is None:

@@ -21,15 +21,21 @@ from hedgerow_coordinator.evaluation import evaluator, read_test_data
 from hedgerow_coordinator.plan import Plan
 from hedgerow_coordinator.store import RunStore
 from hedgerow_transport import (
+    RENEW_S,
     BrokerError,
     Connected,
     CoordinatorState,
+    Credentials,
     Disconnected,
+    Guard,
     Link,
+    LinkEvent,
     LinkOverflow,
     MessageError,
     MqttLink,
     Received,
+    Refused,
+    SignedLink,
     Topics,
     Traffic,
     Will,
@@ -140,16 +146,29 @@ class CoordinatorAgent:
         The model's layout.
     say
         Prints one sentence for the person at the gateway.
+    credentials
+        With which messages are signed and signatures checked; None for neither.
     """
 
     def __init__(
-        self, plan: Plan, *, broker: str, store: RunStore, layout: Layout, say: Callable[[str], None]
+        self,
+        plan: Plan,
+        *,
+        broker: str,
+        store: RunStore,
+        layout: Layout,
+        say: Callable[[str], None],
+        credentials: Credentials | None = None,
     ) -> None:
         self._plan = plan
         self._broker = broker
         self._store = store
         self._layout = layout
         self._say = say
+        self._credentials = credentials
+        topics = Topics(plan.transport.namespace)
+        self._guard = None if credentials is None else Guard(credentials, topics=topics)
+        self._announce_at = time.monotonic() + RENEW_S
         self._link: Link | None = None
 
     def run(self, stop: threading.Event) -> Outcome:
@@ -173,14 +192,16 @@ class CoordinatorAgent:
             read_traffic=self._traffic,
         )
         will = coordinator.presence(online=False, message="connection lost")
-        link = MqttLink(
+        guard = self._guard
+        testament = guard.seal(will.topic, will.payload, will=True) if guard else will.payload
+        mqtt = MqttLink(
             self._broker,
-            client_id=f"hedgerow-{self._plan.transport.namespace}--coordinator-{self._store.run_id}",
+            client_id=self._client_id(),
             filters=(*topics.coordinator_filters(), topics.coordinator),
-            will=Will(topic=will.topic, payload=will.payload),
+            will=Will(topic=will.topic, payload=testament),
         )
-        link.connect()
-        self._link = link
+        mqtt.connect()
+        link = self._link = SignedLink(mqtt, guard) if guard else mqtt
         try:
             early = self._listen(link, topics)
             if coordinator.resumed_from:
@@ -188,6 +209,8 @@ class CoordinatorAgent:
             self._lead(coordinator, link, early=early, stop=stop)
             # The end of a run stands in its manifest; nothing is to be said about it a second time.
             message = "" if coordinator.done else "stopped; it will go on when it is started again"
+            coordinator.sum_up_refusals()
+            self._say_notices(coordinator)
             farewell = coordinator.presence(online=False, message=message)
             link.publish(farewell.topic, farewell.payload, retain=True, qos=1)
         except BaseException:
@@ -216,18 +239,26 @@ class CoordinatorAgent:
     def _traffic(self) -> dict[tuple[str, str], int]:
         return {} if self._link is None else flat_traffic(self._link.traffic)
 
-    def _listen(self, link: Link, topics: Topics) -> list[Received]:
+    def _client_id(self) -> str:
+        """Return the name at the broker: always the same, so that a restart takes the old link over."""
+        name = f"hedgerow-{self._plan.transport.namespace}--coordinator-{self._store.run_id}"
+        if self._credentials is None:
+            return name
+        # Whoever knew the whole name could throw the coordinator out; the id of the run is in every manifest.
+        return f"{name}-{self._credentials.signing_key.derive(name.encode(), num_bytes=4).hex()}"
+
+    def _listen(self, link: Link, topics: Topics) -> list[LinkEvent]:
         """Look whether another coordinator is here; return what else came in meanwhile."""
-        early: list[Received] = []
+        early: list[LinkEvent] = []
         end = time.monotonic() + RIVAL_WAIT_S
         while time.monotonic() < end:
             try:
                 event = link.events.get(timeout=max(0.0, end - time.monotonic()))
             except queue.Empty:
                 break
-            if not isinstance(event, Received):
+            if not isinstance(event, Received | Refused):
                 continue
-            if event.topic != topics.coordinator:
+            if isinstance(event, Refused) or event.topic != topics.coordinator:
                 early.append(event)
                 continue
             try:
@@ -243,17 +274,22 @@ class CoordinatorAgent:
         return early
 
     def _lead(
-        self, coordinator: Coordinator, link: Link, *, early: list[Received], stop: threading.Event
+        self, coordinator: Coordinator, link: Link, *, early: list[LinkEvent], stop: threading.Event
     ) -> None:
         coordinator.connected()
         coordinator.start(time.monotonic())
-        for message in early:
-            coordinator.handle(message.topic, message.payload, now=time.monotonic())
+        for event in early:
+            self._take(event, coordinator)
         while not stop.is_set():
             self._flush(coordinator, link, stop)
             if coordinator.done:
                 return
             now = time.monotonic()
+            if self._guard is not None and now >= self._announce_at:
+                # What is retained is signed for some time only.
+                self._announce_at = now + RENEW_S
+                coordinator.connected()
+                continue
             wake = now + LONGEST_SLEEP_S
             if coordinator.wake_at is not None:
                 wake = min(wake, coordinator.wake_at)
@@ -262,14 +298,19 @@ class CoordinatorAgent:
             except queue.Empty:
                 coordinator.tick(time.monotonic())
                 continue
-            if isinstance(event, Connected):
-                coordinator.connected()
-            elif isinstance(event, Disconnected):
-                self._say(f"the link to the broker is down: {event.reason}; it comes back by itself")
-                if event.fatal:
-                    raise RivalError(f"the broker has put this coordinator off: {event.reason}")
-            else:
-                coordinator.handle(event.topic, event.payload, now=time.monotonic())
+            self._take(event, coordinator)
+
+    def _take(self, event: LinkEvent, coordinator: Coordinator) -> None:
+        if isinstance(event, Connected):
+            coordinator.connected()
+        elif isinstance(event, Disconnected):
+            self._say(f"the link to the broker is down: {event.reason}; it comes back by itself")
+            if event.fatal:
+                raise RivalError(f"the broker has put this coordinator off: {event.reason}")
+        elif isinstance(event, Refused):
+            coordinator.refuse(event.refusal)
+        else:
+            coordinator.handle(event.topic, event.payload, now=time.monotonic())
 
     def _flush(self, coordinator: Coordinator, link: Link, stop: threading.Event) -> None:
         """Hand over what waits to be published; where the link's queue is full, wait until it has room."""
@@ -282,6 +323,9 @@ class CoordinatorAgent:
                     break
                 except LinkOverflow:
                     stop.wait(OVERFLOW_PAUSE_S)
+        self._say_notices(coordinator)
+
+    def _say_notices(self, coordinator: Coordinator) -> None:
         for notice in coordinator.take_notices():
             self._say(notice)
 

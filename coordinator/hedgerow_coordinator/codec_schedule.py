@@ -12,9 +12,10 @@ def codec_config_at(config: Mapping[str, object], *, round: int, rounds: int) ->
     Parameters
     ----------
     config : Mapping[str, object]
-        As in the plan: a setting is a value, or ``[first, last]``, two numbers above 0: the first one for the
-        first third of the rounds, the last one for the last third; between them its logarithm moves along half
-        a cosine. A model learns most in its first rounds, whatever is left out, and owes little at the end.
+        As in the plan: a setting is a value, or ``[first, last]``, two numbers above 0: the first one for
+        the first third of the rounds, the last one for the last third; between them its logarithm moves along
+        half a cosine. A model learns most in its first rounds, whatever is left out, and owes little at the
+        end.
     round : int
         From 1; what is beyond the last round is as the last.
     rounds : int

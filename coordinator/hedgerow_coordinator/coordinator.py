@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,7 @@ from hedgerow_transport import (
     CoordinatorState,
     Decline,
     MessageError,
+    MessageRefused,
     Need,
     Offer,
     Presence,
@@ -96,6 +98,7 @@ class Coordinator:
         self.resumed_from = None if latest is None else latest[0]
         self._session = store.next_session()
         self._garbage = 0
+        self._refusals: Counter[tuple[str, str]] = Counter()
         self._federation = Federation(
             plan=plan,
             layout=layout,
@@ -144,8 +147,8 @@ class Coordinator:
 
     @property
     def num_ignored(self) -> int:
-        """Messages that were garbage, and requests and updates that were refused."""
-        return self._garbage + self._federation.refused
+        """Messages that were garbage or wrongly signed, and requests and updates that were refused."""
+        return self._garbage + self._refusals.total() + self._federation.refused
 
     def presence(self, *, online: bool, message: str = "") -> Publication:
         """Return the retained word that the coordinator is there, or (as its will) gone."""
@@ -190,8 +193,28 @@ class Coordinator:
         except (MessageError, TopicError, BlobError) as error:
             self._garbage += 1
             if self._garbage <= MAX_GARBAGE_NOTICES:
-                self._federation.say(f"ignored a message on {topic[:120]}: {error}")
+                self._note(f"ignored a message on {topic[:120]}: {error}")
         self.tick(now)
+
+    def refuse(self, refusal: MessageRefused) -> None:
+        """Note a message that its sender may not say; the first of a sender and cause is told."""
+        key = (refusal.sender, refusal.reason)
+        if key not in self._refusals and len(self._refusals) >= MAX_GARBAGE_NOTICES:
+            # Strangers have as many names as they like.
+            key = ("others", refusal.reason)
+        self._refusals[key] += 1
+        if self._refusals[key] == 1:
+            self._note(f"refused: {refusal}")
+
+    def sum_up_refusals(self) -> None:
+        """Tell how many messages were refused; for the end of a process."""
+        if self._refusals:
+            kinds = ", ".join(f"{num} {why} ({who})" for (who, why), num in sorted(self._refusals.items()))
+            self._note(f"refused since the start: {kinds}")
+
+    def _note(self, sentence: str) -> None:
+        self._federation.say(sentence)
+        self._federation.store.event("refused", sentence)
 
     def tick(self, now: float) -> None:
         """Let time pass: answer requests for chunks, and let the phase look at the clock."""

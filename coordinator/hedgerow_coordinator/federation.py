@@ -18,6 +18,7 @@ from hedgerow_coordinator.server_model import published_digest
 from hedgerow_coordinator.store import RunStore
 from hedgerow_transport import Manifest, Publication, RoundPlan, Topics, encode_cohort
 
+MAX_NOTED_REFUSALS = 20
 # Flat weights in, (metric value, loss) out; loss is None where the metric has none.
 Evaluate = Callable[[NDArray[np.float32]], tuple[float, float | None]]
 # Bytes of PUBLISH packets by (direction "sent" or "received", topic kind), since the link was made.
@@ -52,6 +53,12 @@ class Federation:
     def round(self) -> int:
         """The round that trains on the current version, from 1."""
         return self.state.version + 1
+
+    def note_refusal(self, client: str, reason: str) -> None:
+        """Count an update that is refused; the first ones are written down for the reader of a report."""
+        self.refused += 1
+        if self.refused <= MAX_NOTED_REFUSALS:
+            self.store.event("refused", f"an update of {client}: {reason}")
 
     def say(self, sentence: str) -> None:
         """Tell the person at the gateway."""

@@ -24,6 +24,8 @@ from hedgerow_transport import (
 
 # Updates on their way claim at most this much memory together; a model too large for it gets room for two.
 MAX_INCOMING_BYTES = 64 << 20
+# After so many bytes a client is told again what has come, which lets it send more.
+TOLD_AFTER_BYTES = 32 << 10
 # Whoever sends nothing for so long makes room when another one needs it.
 IDLE_S = 30.0
 # No weight of a working network moves so far in a round; below it, no sum of updates leaves float32.
@@ -39,6 +41,7 @@ class _Incoming:
     offer: Offer
     assembler: BlobAssembler
     heard_at: float
+    untold_bytes: int = 0
 
 
 def fate_of(offer: Offer, *, client: str, federation: Federation) -> Fate | None:
@@ -152,11 +155,7 @@ class Intake:
                 return None
             incoming = self._incoming[client] = _Incoming(offer, assembler, now)
         incoming.heard_at = now
-        accept = Accept(
-            run=offer.run, round=offer.round, digest=offer.update.digest, have=incoming.assembler.have()
-        )
-        topic = self._federation.topics.down(client)
-        self._federation.outbox.append(Publication(topic=topic, payload=accept.encode()))
+        self._tell(client, incoming)
         return None
 
     def chunk(self, client: str, payload: bytes, *, now: float) -> str | None:
@@ -179,10 +178,21 @@ class Intake:
         # When its digest is wrong the assembler starts again; the client's next offer asks for all of it.
         complete = incoming.assembler.add(index, data)
         incoming.heard_at = now
+        incoming.untold_bytes += len(data)
         if not complete:
+            if incoming.untold_bytes >= TOLD_AFTER_BYTES:
+                self._tell(client, incoming)
             return None
         del self._incoming[client]
         return self._complete(client, incoming.offer, incoming.assembler.data())
+
+    def _tell(self, client: str, incoming: _Incoming) -> None:
+        offer, incoming.untold_bytes = incoming.offer, 0
+        accept = Accept(
+            run=offer.run, round=offer.round, digest=offer.update.digest, have=incoming.assembler.have()
+        )
+        topic = self._federation.topics.down(client)
+        self._federation.outbox.append(Publication(topic=topic, payload=accept.encode()))
 
     def _fate(self, client: str, offer: Offer) -> Fate | None:
         fate = fate_of(offer, client=client, federation=self._federation)

@@ -23,7 +23,9 @@ from hedgerow_transport import (
     BrokerUnreachable,
     BrokerUrl,
     Connected,
+    Credentials,
     Disconnected,
+    Guard,
     Link,
     LinkEvent,
     LinkOverflow,
@@ -32,9 +34,12 @@ from hedgerow_transport import (
     Presence,
     Publication,
     Received,
+    Refused,
+    SignedLink,
     Topics,
     Will,
     check_name,
+    is_sealed,
 )
 
 # A trainer that has nothing to do gives its memory back after this time.
@@ -46,6 +51,8 @@ RETRY_S = 5.0
 DESCRIBE_TIMEOUT_S = 300.0
 # How long a namesake may take to answer before torch is loaded; a later answer counts as well.
 NAMESAKE_WAIT_S = 0.3
+# A flood of messages that are refused is not printed line by line.
+MAX_REFUSAL_NOTICES = 20
 # Training that takes longer than this says now and then how far it is.
 PROGRESS_PAUSE_S = 15.0
 
@@ -74,6 +81,8 @@ class ClientSettings:
         Try again while the broker cannot be reached at the start, instead of giving up.
     threads
         Torch threads; None lets the governor choose.
+    credentials
+        With which messages are signed and signatures checked; None for neither.
     """
 
     task: Path
@@ -85,6 +94,7 @@ class ClientSettings:
     once: bool = False
     wait_for_broker: bool = False
     threads: int | None = None
+    credentials: Credentials | None = None
 
 
 class ClientAgent:
@@ -110,6 +120,10 @@ class ClientAgent:
         self._place = BrokerUrl.parse(settings.broker).place
         self._topics = Topics(settings.namespace)
         self._namesake = Namesake(self._name, topics=self._topics)
+        self._guard = (
+            None if settings.credentials is None else Guard(settings.credentials, topics=self._topics)
+        )
+        self._refused = 0
         self._link: Link | None = None
         self._trainer: TrainerProcess | None = None
         self._trainer_used = 0.0
@@ -163,7 +177,7 @@ class ClientAgent:
 
     # -- beginnings -----------------------------------------------------------------------------------
 
-    def _listen(self, link: MqttLink) -> list[LinkEvent]:
+    def _listen(self, link: Link) -> list[LinkEvent]:
         """Ask whether the name is taken; return what else came in meanwhile."""
         self._publish(self._namesake.question(), link)
         early: list[LinkEvent] = []
@@ -202,21 +216,22 @@ class ClientAgent:
             once=self._settings.once,
         )
 
-    def _connect(self, number: int, stop: threading.Event) -> MqttLink | None:
-        settings = self._settings
-        gone = Presence(client=self._name, session=number, online=False, profile={})
+    def _connect(self, number: int, stop: threading.Event) -> Link | None:
+        settings, guard = self._settings, self._guard
+        place = self._topics.presence(self._name)
+        gone = Presence(client=self._name, session=number, online=False, profile={}).encode()
         link = MqttLink(
             settings.broker,
             # Two clients of one name must not throw each other out for ever: see `Namesake`.
             client_id=f"hedgerow-{settings.namespace}-{settings.name}-{self._namesake.token[-8:]}",
             filters=(*self._topics.client_filters(settings.name), self._namesake.topic),
-            will=Will(topic=self._topics.presence(self._name), payload=gone.encode()),
+            will=Will(topic=place, payload=guard.seal(place, gone, will=True) if guard else gone),
         )
         while not stop.is_set():
             try:
                 link.connect()
-                self._link = link
-                return link
+                self._link = SignedLink(link, guard) if guard else link
+                return self._link
             except BrokerUnreachable as error:
                 if not settings.wait_for_broker:
                     link.close()
@@ -227,7 +242,7 @@ class ClientAgent:
         return None
 
     def _follow(
-        self, link: MqttLink, session: ClientSession, stop: threading.Event, *, early: list[LinkEvent]
+        self, link: Link, session: ClientSession, stop: threading.Event, *, early: list[LinkEvent]
     ) -> Leave | None:
         leave: Leave | None = None
         for event in early:
@@ -270,6 +285,13 @@ class ClientAgent:
             if event.fatal:
                 return [Leave(reason=event.reason, failed=True)]
             return [Say(text=f"the link to the broker is down: {event.reason}; it comes back by itself")]
+        if isinstance(event, Refused):
+            self._refused += 1
+            told = Say(text=f"refused: {event.refusal}", level="warning")
+            return [told] if self._refused <= MAX_REFUSAL_NOTICES else []
+        if self._guard is None and event.topic == self._topics.manifest and is_sealed(event.payload):
+            reason = "the coordinator signs its messages: start this client with --credentials"
+            return [Leave(reason=f"{reason} (hedgerow keys join makes them)", failed=True)]
         return [
             *self._heed_namesake(event, session=session),
             *session.handle(event.topic, event.payload, now=now),

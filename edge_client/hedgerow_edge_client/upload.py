@@ -1,4 +1,4 @@
-"""Bring one update to the coordinator: offer, accept, chunks, application ack."""
+"""Bring one update to the coordinator: offer, accept, chunks within a window, application ack."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ from hedgerow_transport import Accept, Offer, Publication, Topics, chunk_count, 
 
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
+# While chunks are under way the coordinator tells by itself what came; an offer would only ask it for that.
+UNDER_WAY_PAUSE_S = 10.0
+# Chunks that nobody has heard of for so long are lost, whatever the link; on 20 kbit/s one takes 20 s.
+LOST_AFTER_S = 60.0
+# What may be under way at a time: enough for a fast link, and what a lost link costs at most. Two chunks at
+# least, so that one travels while the word that the other came is on its way back.
+FIRST_WINDOW_BYTES = 64 << 10
+LARGEST_WINDOW_BYTES = 512 << 10
+LEAST_CHUNKS = 2
 
 
 class Upload:
     """Offer an update until the coordinator has said what became of it.
 
-    The offer is repeated with growing pauses. An accept tells which chunks already arrived, so what a lost
-    connection swallowed is sent again and nothing else. Each offer is good for one accept: one that comes
-    twice must not send everything twice.
+    The offer is repeated with growing pauses. An accept tells which chunks have arrived; the coordinator
+    sends one as answer to an offer and again while chunks come in. Each makes room in the window for chunks
+    that are neither there nor under way. The window grows with what arrives, and shrinks when the link is
+    lost: what is under way then is lost with it, and sent again only where the next accept does not have it.
 
     Parameters
     ----------
@@ -35,6 +45,9 @@ class Upload:
         self._pause_s = FIRST_PAUSE_S
         self._offer_at = 0.0
         self._offered = False
+        self._under_way: set[int] = set()
+        self._window_bytes = FIRST_WINDOW_BYTES
+        self._moved_at = 0.0
 
     @property
     def digest(self) -> bytes:
@@ -52,30 +65,52 @@ class Upload:
         return self._offer_at
 
     def restart(self) -> None:
-        """Offer at the next tick: the connection or the coordinator is new."""
+        """Offer at the next tick: connection or coordinator is new, and what was under way is lost."""
         self._pause_s = FIRST_PAUSE_S
         self._offer_at = 0.0
+        self._lose()
 
     def tick(self, now: float) -> list[Publication]:
         """Return the offer when it is due."""
         if now < self._offer_at:
             return []
+        if self._under_way and now - self._moved_at >= LOST_AFTER_S:
+            self._lose()
         self._offered = True
-        self._offer_at = now + self._pause_s
+        self._wait(now)
         self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
         return [Publication(topic=self._topics.up(self._client, "offer"), payload=self._offer.encode())]
 
     def accepted(self, accept: Accept, *, now: float) -> list[Publication]:
-        """Return the chunks that the coordinator lacks; nothing for an accept that no offer waits for."""
+        """Return the chunks that the coordinator lacks and the window has room for."""
         if not self._offered:
             return []
-        self._offered = False
         size, step = self._offer.update.size, self._offer.chunk_bytes
         have = set(indices(accept.have))
-        self._offer_at = now + self._pause_s
+        arrived = len(self._under_way & have)
+        if arrived:
+            self._pause_s = FIRST_PAUSE_S
+            self._window_bytes = min(self._window_bytes + arrived * step, LARGEST_WINDOW_BYTES)
+        self._under_way -= have
+        if arrived or not self._under_way:
+            self._moved_at = now
+        room = max(LEAST_CHUNKS, self._window_bytes // step) - len(self._under_way)
+        wanted = [i for i in range(chunk_count(size, step)) if i not in have and i not in self._under_way]
+        chosen = wanted[: max(0, room)]
+        self._under_way.update(chosen)
+        self._wait(now)
         topic = self._topics.up(self._client, "chunk")
+        # What is lost is known from the next accept, so the broker's own acknowledgement is of no use.
         return [
-            Publication(topic=topic, payload=encode_chunk(i, self._frame[i * step : (i + 1) * step]))
-            for i in range(chunk_count(size, step))
-            if i not in have
+            Publication(topic=topic, payload=encode_chunk(i, self._frame[i * step : (i + 1) * step]), qos=0)
+            for i in chosen
         ]
+
+    def _wait(self, now: float) -> None:
+        pause_s = max(self._pause_s, UNDER_WAY_PAUSE_S) if self._under_way else self._pause_s
+        self._offer_at = now + pause_s
+
+    def _lose(self) -> None:
+        if self._under_way:
+            self._window_bytes = max(FIRST_WINDOW_BYTES, self._window_bytes // 2)
+        self._under_way.clear()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hedgerow_edge_client.upload import FIRST_PAUSE_S, LONGEST_PAUSE_S, Upload
+from hedgerow_edge_client.upload import FIRST_PAUSE_S, LONGEST_PAUSE_S, UNDER_WAY_PAUSE_S, Upload
 from hedgerow_transport import (
     Accept,
     BlobRef,
@@ -61,8 +61,8 @@ def test_the_offer_is_repeated_with_growing_pauses(upload, offer):
 def test_an_accept_is_answered_with_what_is_missing(upload):
     upload.tick(0.0)
     assert sent(upload.accepted(accept(1), now=1.0)) == [(0, FRAME[:32]), (2, FRAME[64:96]), (3, FRAME[96:])]
-    # The coordinator has the word now: the next offer waits for its whole pause.
-    assert upload.wake_at == 1.0 + 2 * FIRST_PAUSE_S
+    # The coordinator tells by itself what arrives: the next offer is for when it does not.
+    assert upload.wake_at == 1.0 + UNDER_WAY_PAUSE_S
 
 
 def test_each_offer_is_good_for_one_accept(upload):

@@ -24,6 +24,7 @@ from hedgerow_transport.credentials import (
 )
 from hedgerow_transport.device_register import Device, DeviceRegister, Devices
 from hedgerow_transport.durable_file import UNFINISHED, sync_directory, write_durably
+from hedgerow_transport.envelope import is_sealed
 from hedgerow_transport.errors import (
     BlobError,
     BrokerError,
@@ -37,6 +38,7 @@ from hedgerow_transport.errors import (
     LinkError,
     LinkOverflow,
     MessageError,
+    MessageRefused,
     PacketTooLarge,
     TopicError,
     TransportError,
@@ -53,7 +55,8 @@ from hedgerow_transport.exchange import (
     Sync,
     decode_down,
 )
-from hedgerow_transport.link import Connected, Disconnected, Link, LinkEvent, Received, Will, matches
+from hedgerow_transport.guard import RENEW_S, Guard
+from hedgerow_transport.link import Connected, Disconnected, Link, LinkEvent, Received, Refused, Will, matches
 from hedgerow_transport.link_state import LinkLimits
 from hedgerow_transport.manifest import (
     BLOB_KINDS,
@@ -85,6 +88,7 @@ from hedgerow_transport.mqtt_link import MqttLink
 from hedgerow_transport.presence import CoordinatorState, Presence
 from hedgerow_transport.probe import BrokerFacts, ask_broker, probe_broker
 from hedgerow_transport.publication import Publication
+from hedgerow_transport.signed_link import SignedLink
 from hedgerow_transport.signing import SigningKey, need_cryptography, verifies
 from hedgerow_transport.topics import (
     NAME_PATTERN,
@@ -118,6 +122,7 @@ __all__ = [
     "MIN_CHUNK_BYTES",
     "MOSQUITTO_CONFIG_NAME",
     "NAME_PATTERN",
+    "RENEW_S",
     "TOPIC_ROOT",
     "UNFINISHED",
     "UP_KINDS",
@@ -146,6 +151,7 @@ __all__ = [
     "DeviceRegister",
     "Devices",
     "Disconnected",
+    "Guard",
     "Link",
     "LinkClosed",
     "LinkError",
@@ -157,6 +163,7 @@ __all__ = [
     "MemoryLink",
     "Message",
     "MessageError",
+    "MessageRefused",
     "MosquittoConfig",
     "MqttLink",
     "Need",
@@ -166,9 +173,11 @@ __all__ = [
     "Presence",
     "Publication",
     "Received",
+    "Refused",
     "Role",
     "RoundPlan",
     "Route",
+    "SignedLink",
     "SigningKey",
     "Sync",
     "TlsFiles",
@@ -195,6 +204,7 @@ __all__ = [
     "find_mosquitto",
     "fitting_chunk_bytes",
     "indices",
+    "is_sealed",
     "matches",
     "mosquitto_version",
     "need_cryptography",

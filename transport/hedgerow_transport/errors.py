@@ -4,6 +4,7 @@
 
     TransportError
     ├── MessageError        a payload or a field of a message breaks a rule (also a ValueError)
+    ├── MessageRefused      a message that its sender may not say, or not again
     ├── TopicError          a topic or a name is not one of ours (also a ValueError)
     ├── BlobError           a chunk or a stored blob is wrong
     ├── LinkError           this end of a link cannot do what was asked
@@ -42,6 +43,33 @@ class MessageError(TransportError, ValueError):
         self.field = field
         where = ".".join(part for part in (message, field) if part)
         super().__init__(f"{where}: {problem}" if where else problem)
+
+
+class MessageRefused(TransportError):
+    """Report a message that was not let through.
+
+    Attributes
+    ----------
+    sender : str
+        Whose topic it came on: a client's name, or ``"the coordinator"``.
+    reason : str
+        One word, see `hedgerow_transport.guard.REASONS`.
+    """
+
+    def __init__(self, *, sender: str, reason: str, advice: str) -> None:
+        self.sender = sender
+        self.reason = reason
+        super().__init__(f"{_REFUSED[reason].format(sender)}: {advice}")
+
+
+_REFUSED = {
+    "unsigned": "a message of {} is not signed",
+    "stranger": "{} has no credentials here",
+    "revoked": "the credentials of {} are revoked",
+    "expired": "a message of {} has expired",
+    "forged": "a message in the name of {} is forged",
+    "replayed": "a message of {} came again",
+}
 
 
 class TopicError(TransportError, ValueError):

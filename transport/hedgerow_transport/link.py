@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from hedgerow_transport.errors import TopicError
+from hedgerow_transport.errors import MessageRefused, TopicError
 from hedgerow_transport.traffic import Traffic
 
 MAX_TOPIC_BYTES = 65_535
@@ -35,7 +35,15 @@ class Received:
     retained: bool = False
 
 
-LinkEvent = Connected | Disconnected | Received
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A message came that its sender may not say; see `hedgerow_transport.SignedLink`."""
+
+    topic: str
+    refusal: MessageRefused
+
+
+LinkEvent = Connected | Disconnected | Received | Refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +94,11 @@ class Link(Protocol):
         """Wait until what was queued is out (QoS 1: acknowledged); say whether that was reached."""
         ...
 
-    def close(self) -> None:
-        """Say farewell to the broker, so that the will is not published, and stop. Twice does no harm."""
+    def close(self, *, graceful: bool = True) -> None:
+        """Say farewell to the broker, so that the will is not published, and stop. Twice does no harm.
+
+        Not `graceful`: without the farewell, as when the power fails.
+        """
 
 
 def check_topic(topic: str) -> str:

@@ -147,10 +147,10 @@ class MemoryLink:
         """Say whether nothing waits; there is nothing to wait for."""
         return not self._waiting
 
-    def close(self) -> None:
-        """Leave with a farewell: the will is not published."""
+    def close(self, *, graceful: bool = True) -> None:
+        """Leave with a farewell, or without: then the will is published."""
         if self._up:
-            self._hub._cut(self, reason="closed", will=False)
+            self._hub._cut(self, reason="closed", will=not graceful)
         self._closed = True
 
     def drop(self, reason: str = "the network is gone") -> None:

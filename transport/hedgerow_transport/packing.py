@@ -15,6 +15,8 @@ import msgpack
 from hedgerow_transport.errors import MessageError
 
 MAX_DEPTH = 6
+# The one byte that msgpack never uses; see `hedgerow_transport.envelope`.
+_SIGNED = b"\xc1"
 # An array header allocates 8 bytes per claimed entry before its entries are seen, at each of the parser's
 # 1024 levels: 256 entries keep that below 2 MiB.
 MAX_ENTRIES = 256
@@ -45,6 +47,8 @@ def unpack_map(data: bytes, *, max_bytes: int) -> dict[str, Any]:
     MessageError
         For anything else.
     """
+    if data[:1] == _SIGNED:
+        raise MessageError("is signed, and is understood by whoever is started with --credentials")
     if len(data) > max_bytes:
         raise MessageError(f"has {len(data)} bytes, at most {max_bytes} are allowed")
     try:

@@ -71,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         once=options.once,
         wait_for_broker=options.wait,
         threads=options.threads,
+        credentials=access.credentials,
     )
     for warning in access.warnings:
         say(warning)

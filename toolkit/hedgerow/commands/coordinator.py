@@ -46,7 +46,9 @@ def run(options: argparse.Namespace) -> int:
         say(f"run '{store.run_id}' in {directory}, {layout.num_parameters:,} parameters, broker {place}")
         for warning in access.warnings:
             say(warning)
-        agent = CoordinatorAgent(plan, broker=access.broker, store=store, layout=layout, say=say)
+        agent = CoordinatorAgent(
+            plan, broker=access.broker, store=store, layout=layout, say=say, credentials=access.credentials
+        )
         try:
             outcome = agent.run(stop)
         except KeyboardInterrupt:

@@ -1,8 +1,8 @@
 """Join tokens: what a device is told, and what the gateway keeps of it.
 
 A token is ``hgj1.`` and, in base64url, 6 bytes id, 16 bytes secret, 32 bytes SHA-256 of the authority's
-certificate, and the CRC-32 of all of it. The gateway keeps the SHA-256 of the secret, not the secret, and lets
-a token be used once.
+certificate, and the CRC-32 of all of it. The gateway keeps the SHA-256 of the secret, not the secret, and
+lets a token be used once.
 """
 
 from __future__ import annotations
