@@ -58,6 +58,9 @@ policy = "none"
 
 METHODS = {
     "hedgerow": """\
+[aggregation]
+server_momentum = {momentum}
+
 [codec.uplink]
 codec_id = "deadzone"
 step = {step}
@@ -145,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar=("FIRST", "LAST"),
         help="the same for the way down",
     )
+    parser.add_argument("--momentum", type=float, default=0.5, help="of the server, for hedgerow")
     parser.add_argument("--workers", type=int, default=2, help="clients that train at the same time")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args(arguments)
@@ -186,12 +190,12 @@ def _settings(method: str, options: argparse.Namespace, *, seed: int) -> dict[st
         "rounds": options.rounds,
     }
     if method == "hedgerow":
-        settings |= {"step": options.step, "down_step": options.down_step}
+        settings |= {"step": options.step, "down_step": options.down_step, "momentum": options.momentum}
     return settings
 
 
 def _key(result: Mapping[str, object]) -> str:
-    names = ("pack", "method", "seed", "rounds", "step", "down_step")
+    names = ("pack", "method", "seed", "rounds", "step", "down_step", "momentum")
     return json.dumps([result.get(name) for name in names])
 
 

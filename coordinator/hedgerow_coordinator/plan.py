@@ -15,6 +15,7 @@ from hedgerow_codecs import FEEDBACKS, CodecError, ConfigError, codec_from_confi
 from hedgerow_coordinator.codec_schedule import codec_config_at
 from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.pruning.policy import PruningPolicy
+from hedgerow_coordinator.server_optimizer import AggregationSettings
 from hedgerow_coordinator.settings import (
     NAME,
     NAME_RULE,
@@ -28,6 +29,14 @@ from hedgerow_coordinator.settings import (
 )
 
 MAX_COHORT = 120
+# Settings that plans did not have at first, and what was done then.
+_ADDED: Mapping[tuple[str, str], object] = {
+    ("codec", "feedback"): "residual",
+    ("aggregation", "optimizer"): "sgd",
+    ("aggregation", "server_momentum"): 0.0,
+    ("aggregation", "second_moment_decay"): 0.99,
+    ("aggregation", "epsilon"): 1e-3,
+}
 MAX_ROUNDS = 99_999
 DIGEST_BYTES = 16
 
@@ -115,16 +124,6 @@ class TrainingSettings:
     def learning_rate_at(self, round_number: int) -> float:
         """Return the devices' learning rate in a round, from 1."""
         return float(self.learning_rate * self.learning_rate_decay ** (round_number - 1))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AggregationSettings:
-    """``[aggregation]``: how far the server goes along the mean update; 1 is FedAvg (McMahan 2017)."""
-
-    server_learning_rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_range("server_learning_rate", self.server_learning_rate, above=0)
 
 
 def _default_codec() -> Mapping[str, object]:
@@ -279,9 +278,10 @@ class Plan:
     def digest(self) -> bytes:
         """blake2b-128 of the canonical JSON of the settings: equal plans have equal digests."""
         settings = self.settings()
-        if settings["codec"]["feedback"] == "residual":
+        for (table, key), value in _ADDED.items():
             # A run that was begun before there was a choice goes on.
-            del settings["codec"]["feedback"]
+            if settings[table][key] == value:
+                del settings[table][key]
         canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.blake2b(canonical.encode(), digest_size=DIGEST_BYTES).digest()
 

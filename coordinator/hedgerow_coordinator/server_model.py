@@ -31,17 +31,15 @@ def published_digest(state: ServerState) -> bytes:
     return model_digest(state.published, mask=state.mask)
 
 
-def averaged(state: ServerState, mean: NDArray[np.float64], *, learning_rate: float) -> NDArray[np.float32]:
-    """Return the precise weights after a mean update.
+def averaged(state: ServerState, step: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the precise weights after a step of the server.
 
     Parameters
     ----------
     state
         The version that the updates were made on.
-    mean
-        Weighted mean of the updates, ``(mask.num_live,)``.
-    learning_rate
-        How far to go along it; 1 is FedAvg (McMahan 2017).
+    step
+        See `hedgerow_coordinator.server_optimizer.server_step`, ``(mask.num_live,)``.
 
     Returns
     -------
@@ -51,7 +49,7 @@ def averaged(state: ServerState, mean: NDArray[np.float64], *, learning_rate: fl
     weights = state.weights.copy()
     positions = state.mask.positions
     with np.errstate(over="ignore", invalid="ignore"):
-        weights[positions] = (weights[positions] + learning_rate * mean).astype(np.float32)
+        weights[positions] = (weights[positions] + step).astype(np.float32)
     return weights
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hedgerow_coordinator.attendance import PATIENCE_S
-from hedgerow_coordinator.plan import AggregationSettings
+from hedgerow_coordinator.server_optimizer import AggregationSettings
 from hedgerow_transport import (
     Ack,
     Manifest,

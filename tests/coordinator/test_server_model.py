@@ -35,7 +35,7 @@ def state_of(weights, *, mask=None, published=None):
 def test_the_mean_moves_live_weights_alone():
     mask = mask_without(0, 5)
     weights = np.where(mask.live, np.arange(16), 0)
-    moved = averaged(state_of(weights, mask=mask), np.full(14, 0.5), learning_rate=0.5)
+    moved = averaged(state_of(weights, mask=mask), np.full(14, 0.25))
     assert moved.tolist() == [n + 0.25 if n not in (0, 5) else 0.0 for n in range(16)]
     assert moved.dtype == np.float32
 

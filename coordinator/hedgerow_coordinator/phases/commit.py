@@ -17,6 +17,7 @@ from hedgerow_coordinator.plan import Plan
 from hedgerow_coordinator.pruning import prune
 from hedgerow_coordinator.records import RoundRecord
 from hedgerow_coordinator.server_model import averaged, stepped
+from hedgerow_coordinator.server_optimizer import server_step
 
 
 class Commit(NoIntake):
@@ -45,14 +46,16 @@ class Commit(NoIntake):
         from hedgerow_coordinator.phases.close import Close
 
         federation = self._federation
-        weights = averaged(
-            federation.state,
+        step, moments = server_step(
             self._intake.aggregator.mean(),
-            learning_rate=federation.plan.aggregation.server_learning_rate,
+            mask=federation.state.mask,
+            moments=federation.state.optimizer,
+            settings=federation.plan.aggregation,
         )
-        if not np.isfinite(weights).all():
+        weights = averaged(federation.state, step)
+        if not all(np.isfinite(values).all() for values in (weights, *moments.values())):
             return Close(federation, failure=f"round {federation.round} would make weights infinite or NaN")
-        state = self._next_state(weights)
+        state = replace(self._next_state(weights), optimizer=moments)
         final = state.version == federation.plan.run.rounds
         accuracy, loss = self._measure(state, final=final)
         traffic = federation.traffic_since_last()
