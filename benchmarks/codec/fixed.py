@@ -46,6 +46,10 @@ HEDGEROW: Mapping[str, dict[str, object]] = {
 }
 """Hedgerow's codecs: defaults, but for what the name says (a step, or bits)."""
 
+FIXED_HEADER = (
+    f"{'case':17} {'codec':15} {'bytes':>9} {'bits':>7} {'/entropy':>8} {'SNR':>6}"
+    f" {'enc MB/s':>8} {'dec MB/s':>8}"
+)
 _INTEGER_STEPS = 2.0
 T = TypeVar("T")
 PEERS: Mapping[str, Callable[[], Coder]] = {
@@ -104,10 +108,6 @@ def fixed_table(cases: Sequence[Case]) -> tuple[list[Row], dict[str, str]]:
     """Measure every codec on the first vector of each case; return rows, and why peers were skipped."""
     rows: list[Row] = []
     skipped: dict[str, str] = {}
-    print(
-        f"\n{'case':17} {'codec':15} {'bytes':>9} {'bits':>7} {'/entropy':>8} {'SNR':>6}"
-        f" {'enc MB/s':>8} {'dec MB/s':>8}"
-    )
     for case in cases:
         for name in [*HEDGEROW, *PEERS]:
             if name in skipped:

@@ -14,13 +14,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.codec.cases import Case, chosen
-from benchmarks.codec.fixed import fixed_means, fixed_table
+from benchmarks.codec.fixed import FIXED_HEADER, Row, fixed_means, fixed_table
 from benchmarks.codec.nnc import Nncodec, NncodecBytes
 from benchmarks.codec.peers import WITH_KNOB
 from benchmarks.codec.plot import plot_rates
 from benchmarks.codec.record import large_path, recorded, recorded_large
+from benchmarks.codec.report import Report
 from benchmarks.codec.speed import all_codecs, measure_memory, measure_speed, peak_ratio
-from benchmarks.codec.tables import TARGETS_DB, peer_rates, rate_summary, rate_table
+from benchmarks.codec.tables import (
+    HEADER,
+    TARGETS_DB,
+    Cell,
+    peer_rates,
+    peers_header,
+    rate_summary,
+    rate_table,
+)
 from benchmarks.codec.tiny import tiny_draws, tiny_summary
 
 _QUICK_CASES = ("cnn/feedback", "mlp/raw", "gru/masked")
@@ -67,17 +76,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         _say(str(error))
         return 2
-    report = _rates(cases, options)
+    try:
+        peer = _nncodec_bytes(options.cache)
+        report = Report.open(given.json, about=_about(cases, options, peer), resume=given.resume)
+    except ValueError as error:
+        _say(str(error))
+        return 2
+    _rates(report, cases, options, peer)
     if not given.rate_only:
-        report |= _everything_else(cases, options)
-        summary = report["summary"]
-        assert isinstance(summary, dict)
-        summary |= _speed_summary(report)
-    print("\n" + json.dumps({"summary": report["summary"]}, indent=2))
-    if given.json is not None:
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
+        _everything_else(report, cases, options)
+        report.content["summary"] |= _speed_summary(report.content)
+    report.write()
+    print("\n" + json.dumps({"summary": report.content["summary"]}, indent=2))
     if given.plot is not None:
-        plot_rates({"peers": [], **report}, given.plot)
+        plot_rates({"peers": [], **report.content}, given.plot)
     _say(f"took {time.monotonic() - started:.0f} s")
     return 0
 
@@ -85,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.codec", description=__doc__)
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the file of --json where a run was cut off"
+    )
     parser.add_argument("--plot", type=Path, help="draw rate against signal-to-noise ratio (.png, .svg)")
     parser.add_argument("--quick", action="store_true", help="few cases and ratios, under two minutes")
     parser.add_argument(
@@ -103,47 +118,76 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _rates(cases: Sequence[Case], options: Options) -> dict[str, object]:
+def _nncodec_bytes(cache: Path) -> NncodecBytes | None:
     try:
-        peer = NncodecBytes.open(options.cache)
+        return NncodecBytes.open(cache)
     except ImportError as error:
         _say(f"skipped nncodec: {error}")
-        peer = None
-    cells = rate_table(cases, targets_db=options.snr, settings=options.settings, peer=peer)
+        return None
+
+
+def _about(cases: Sequence[Case], options: Options, peer: NncodecBytes | None) -> dict[str, object]:
+    """Return what the numbers depend on; a run goes on with a report only where it is the same."""
     return {
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform()},
         "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "nncodec_of_table": peer.version if peer else None,
+        "snr_db": list(options.snr),
+        "settings": dict(options.settings),
         "sources": {case.name: case.source for case in cases},
         "parameters": {case.name: sum(vector.size for vector in case.vectors) for case in cases},
-        "cells": [cell.to_json() for cell in cells],
-        "summary": rate_summary(cells),
     }
 
 
-def _everything_else(cases: Sequence[Case], options: Options) -> dict[str, object]:
-    report: dict[str, object] = {}
-    report["peers"], report["skipped"] = peer_rates(cases, targets_db=options.snr, names=list(WITH_KNOB))
-    rows, skipped = fixed_table(cases)
-    report["skipped"] = {**skipped, **_as_dict(report["skipped"])}
-    report["fixed"] = [asdict(row) for row in rows]
-    report["fixed_means"] = fixed_means(rows)
-    draws = tiny_draws(cases)
-    report["tiny"] = {**tiny_summary(draws), "each": [{**asdict(d), "ratio": d.ratio} for d in draws]}
-    print("\ntiny:", json.dumps(tiny_summary(draws)), flush=True)
+def _rates(report: Report, cases: Sequence[Case], options: Options, peer: NncodecBytes | None) -> None:
+    print(HEADER, flush=True)
+
+    def measure(case: Case) -> list[dict[str, object]]:
+        cells = rate_table([case], targets_db=options.snr, settings=options.settings, peer=peer)
+        return [cell.to_json() for cell in cells]
+
+    cells = report.rows("cells", cases, measure)
+    report.content["summary"] = rate_summary([Cell.from_json(cell) for cell in cells])
+
+
+def _everything_else(report: Report, cases: Sequence[Case], options: Options) -> None:
+    skipped: dict[str, str] = report.content.setdefault("skipped", {})
+
+    def rates(case: Case) -> list[dict[str, object]]:
+        rows, missing = peer_rates([case], targets_db=options.snr, names=list(WITH_KNOB))
+        skipped.update(missing)
+        return rows
+
+    def fixed(case: Case) -> list[dict[str, object]]:
+        rows, missing = fixed_table([case])
+        skipped.update(missing)
+        return [asdict(row) for row in rows]
+
+    print(f"\n{peers_header(options.snr)}", flush=True)
+    report.rows("peers", cases, rates)
+    print(f"\n{FIXED_HEADER}", flush=True)
+    rows = [Row(**row) for row in report.rows("fixed", cases, fixed)]
+    report.content["fixed_means"] = fixed_means(rows)
+    report.once("tiny", lambda: _tiny(cases))
     if options.quick:
         _say("skipped speed and memory: --quick leaves them out")
-        return {**report, "speed": None, "memory": None}
+        report.content |= {"speed": None, "memory": None}
+        return
     large = recorded_large(options.cache, data=options.data)
     try:
         package = Nncodec()
     except ImportError:
         package = None
-    report["speed"] = measure_speed(large, package)
-    print("\nspeed:", json.dumps(report["speed"], indent=1), "\n", flush=True)
+    speed = report.once("speed", lambda: measure_speed(large, package))
+    print("\nspeed:", json.dumps(speed, indent=1), "\n", flush=True)
     path = large_path(options.cache, data=options.data)
-    report["memory"] = measure_memory(large, path, codecs=all_codecs())
-    return report
+    report.once("memory", lambda: measure_memory(large, path, codecs=all_codecs()))
+
+
+def _tiny(cases: Sequence[Case]) -> dict[str, object]:
+    draws = tiny_draws(cases)
+    print("\ntiny:", json.dumps(tiny_summary(draws)), flush=True)
+    return {**tiny_summary(draws), "each": [{**asdict(d), "ratio": d.ratio} for d in draws]}
 
 
 def _speed_summary(report: Mapping[str, object]) -> dict[str, object]:

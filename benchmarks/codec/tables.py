@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from benchmarks.codec.cases import Case
 from benchmarks.codec.codecs import hedgerow_curve
@@ -66,6 +67,11 @@ class Cell:
             "ratio_entropy": self.ratio_entropy,
         }
 
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> Cell:
+        """Read what `to_json` returned."""
+        return Cell(**{part.name: row[part.name] for part in fields(Cell)})
+
 
 HEADER = (
     f"{'case':17} {'dB':>4} {'hedgerow':>9} {'nn trell.':>9} {'nn plain':>9} {'nn best':>9}"
@@ -98,7 +104,6 @@ def rate_table(
     peer: NncodecBytes | None,
 ) -> list[Cell]:
     """Measure every case at every ratio; print each cell as it is known."""
-    print(HEADER, flush=True)
     cells: list[Cell] = []
     for case in cases:
         curves = {
@@ -137,11 +142,15 @@ def _peer_bytes(peer: NncodecBytes | None, case: Case, target: float) -> dict[st
     }
 
 
+def peers_header(targets_db: Sequence[float]) -> str:
+    """Return the head of the lines that `peer_rates` prints."""
+    return f"{'case':17} {'codec':12}" + "".join(f"{target:>7g} dB" for target in targets_db)
+
+
 def peer_rates(
     cases: Sequence[Case], *, targets_db: Sequence[float], names: Sequence[str]
 ) -> tuple[list[dict[str, object]], dict[str, str]]:
     """Return bytes of the other peers at every ratio they reach, and why some were skipped."""
-    print(f"\n{'case':17} {'codec':12}" + "".join(f"{target:>7g} dB" for target in targets_db), flush=True)
     rows: list[dict[str, object]] = []
     skipped: dict[str, str] = {}
     for case in cases:

@@ -125,7 +125,9 @@ def test_bad_arguments_are_one_sentence(
     assert "NAME=NUMBER" in capsys.readouterr().err
 
 
-def test_the_command_trains_measures_and_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_trains_measures_and_writes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.delenv("HEDGEROW_DATA", raising=False)
     report = tmp_path / "report.json"
     arguments = ["--rate-only", "--cases", "mlp/raw", "--snr", "8", "--cache", str(tmp_path)]
@@ -136,6 +138,14 @@ def test_the_command_trains_measures_and_writes(monkeypatch: pytest.MonkeyPatch,
     # From the cache, nothing is trained; the same bytes come out.
     assert main([*arguments, "--json", str(report)]) == 0
     assert json.loads(report.read_text())["cells"] == first["cells"]
+    # What the file already holds is not measured again: this mark would be gone.
+    first["cells"][0]["hedgerow"] = 7.0
+    report.write_text(json.dumps(first))
+    assert main([*arguments, "--json", str(report), "--resume"]) == 0
+    assert [cell["hedgerow"] for cell in json.loads(report.read_text())["cells"]] == [7.0]
+    arguments[arguments.index("8")] = "9"
+    assert main([*arguments, "--json", str(report), "--resume"]) == 2
+    assert "measured with other snr_db: remove it" in capsys.readouterr().err
 
 
 def _full_report() -> dict[str, object]:
