@@ -8,13 +8,17 @@ FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
 # While chunks are under way the coordinator tells by itself what came; an offer would only ask it for that.
 UNDER_WAY_PAUSE_S = 10.0
-# Chunks that nobody has heard of for so long are lost, whatever the link; on 20 kbit/s one takes 20 s.
-LOST_AFTER_S = 60.0
+# Chunks that nobody has heard of for so many times a chunk's usual trip are lost; as long as none has made
+# the trip, for as long as the slowest link needs (on 20 kbit/s one takes 20 s).
+LOST_AFTER_TRIPS = 4
+LOST_AFTER_S = (UNDER_WAY_PAUSE_S, 60.0)
 # What may be under way at a time: enough for a fast link, and what a lost link costs at most. Two chunks at
 # least, so that one travels while the word that the other came is on its way back.
 FIRST_WINDOW_BYTES = 64 << 10
 LARGEST_WINDOW_BYTES = 512 << 10
 LEAST_CHUNKS = 2
+# Where a chunk is under way for so long a larger window would only make a longer queue.
+SLOW_TRIP_S = 4.0
 
 
 class Upload:
@@ -22,8 +26,9 @@ class Upload:
 
     The offer is repeated with growing pauses. An accept tells which chunks have arrived; the coordinator
     sends one as answer to an offer and again while chunks come in. Each makes room in the window for chunks
-    that are neither there nor under way. The window grows with what arrives, and shrinks when the link is
-    lost: what is under way then is lost with it, and sent again only where the next accept does not have it.
+    that are neither there nor under way. Chunks keep their order, so one that is missing where a later one
+    has arrived is lost. So is what was under way when the link went, and what stays unheard of for long. The
+    window grows with what arrives soon, and shrinks when something is lost.
 
     Parameters
     ----------
@@ -45,9 +50,11 @@ class Upload:
         self._pause_s = FIRST_PAUSE_S
         self._offer_at = 0.0
         self._offered = False
-        self._under_way: set[int] = set()
+        # In the order of sending, each with when it was sent.
+        self._under_way: dict[int, float] = {}
         self._window_bytes = FIRST_WINDOW_BYTES
         self._moved_at = 0.0
+        self._trip_s: float | None = None
 
     @property
     def digest(self) -> bytes:
@@ -74,7 +81,7 @@ class Upload:
         """Return the offer when it is due."""
         if now < self._offer_at:
             return []
-        if self._under_way and now - self._moved_at >= LOST_AFTER_S:
+        if now - self._moved_at >= self._patience_s:
             self._lose()
         self._offered = True
         self._wait(now)
@@ -87,17 +94,13 @@ class Upload:
             return []
         size, step = self._offer.update.size, self._offer.chunk_bytes
         have = set(indices(accept.have))
-        arrived = len(self._under_way & have)
-        if arrived:
-            self._pause_s = FIRST_PAUSE_S
-            self._window_bytes = min(self._window_bytes + arrived * step, LARGEST_WINDOW_BYTES)
-        self._under_way -= have
-        if arrived or not self._under_way:
-            self._moved_at = now
+        self._note_arrivals(have, now=now)
         room = max(LEAST_CHUNKS, self._window_bytes // step) - len(self._under_way)
         wanted = [i for i in range(chunk_count(size, step)) if i not in have and i not in self._under_way]
         chosen = wanted[: max(0, room)]
-        self._under_way.update(chosen)
+        if chosen and not self._under_way:
+            self._moved_at = now
+        self._under_way.update(dict.fromkeys(chosen, now))
         self._wait(now)
         topic = self._topics.up(self._client, "chunk")
         # What is lost is known from the next accept, so the broker's own acknowledgement is of no use.
@@ -106,11 +109,35 @@ class Upload:
             for i in chosen
         ]
 
+    def _note_arrivals(self, have: set[int], *, now: float) -> None:
+        sent = list(self._under_way)
+        places = [place for place, index in enumerate(sent) if index in have]
+        if not places:
+            return
+        self._moved_at, self._pause_s = now, FIRST_PAUSE_S
+        self._trip_s = now - self._under_way[sent[places[-1]]]
+        for index in sent[: places[-1] + 1]:
+            del self._under_way[index]
+        if len(places) <= places[-1]:
+            self._shrink()
+        elif self._trip_s < SLOW_TRIP_S:
+            grown = self._window_bytes + len(places) * self._offer.chunk_bytes
+            self._window_bytes = min(grown, LARGEST_WINDOW_BYTES)
+
+    @property
+    def _patience_s(self) -> float:
+        shortest, longest = LOST_AFTER_S
+        trips_s = longest if self._trip_s is None else LOST_AFTER_TRIPS * self._trip_s
+        return min(max(shortest, trips_s), longest)
+
     def _wait(self, now: float) -> None:
         pause_s = max(self._pause_s, UNDER_WAY_PAUSE_S) if self._under_way else self._pause_s
         self._offer_at = now + pause_s
 
     def _lose(self) -> None:
         if self._under_way:
-            self._window_bytes = max(FIRST_WINDOW_BYTES, self._window_bytes // 2)
+            self._shrink()
         self._under_way.clear()
+
+    def _shrink(self) -> None:
+        self._window_bytes = max(FIRST_WINDOW_BYTES, self._window_bytes // 2)
