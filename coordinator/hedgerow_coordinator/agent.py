@@ -50,6 +50,8 @@ LONGEST_SLEEP_S = 0.5
 RIVAL_WAIT_S = 0.3
 # Waits this long before a full outgoing queue is tried again.
 OVERFLOW_PAUSE_S = 0.05
+# Of the model only so much is handed to the link at a time: what is queued there delays every answer.
+SEND_AHEAD_BYTES = 1 << 20
 # Some real inputs stay with the run, so that an export can be checked wherever the run directory goes.
 CHECK_DATA = "check.npz"
 CHECK_ROWS = 1000
@@ -170,6 +172,7 @@ class CoordinatorAgent:
         self._guard = None if credentials is None else Guard(credentials, topics=topics)
         self._announce_at = time.monotonic() + RENEW_S
         self._link: Link | None = None
+        self._mqtt: MqttLink | None = None
 
     def run(self, stop: threading.Event) -> Outcome:
         """Lead the run; return how it ended.
@@ -190,6 +193,7 @@ class CoordinatorAgent:
             first_weights=lambda: _template_weights(template),
             evaluate=evaluator(self._plan, template=template, layout=self._layout),
             read_traffic=self._traffic,
+            room=self._room,
         )
         will = coordinator.presence(online=False, message="connection lost")
         guard = self._guard
@@ -202,6 +206,7 @@ class CoordinatorAgent:
         )
         mqtt.connect()
         link = self._link = SignedLink(mqtt, guard) if guard else mqtt
+        self._mqtt = mqtt
         try:
             early = self._listen(link, topics)
             if coordinator.resumed_from:
@@ -238,6 +243,12 @@ class CoordinatorAgent:
 
     def _traffic(self) -> dict[tuple[str, str], int]:
         return {} if self._link is None else flat_traffic(self._link.traffic)
+
+    def _room(self) -> int:
+        # What is sent while the link is down is lost.
+        if self._mqtt is None or not self._mqtt.connected:
+            return 0
+        return SEND_AHEAD_BYTES - self._mqtt.queued_bytes
 
     def _client_id(self) -> str:
         """Return the name at the broker: always the same, so that a restart takes the old link over."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable
 
+from hedgerow_coordinator.chunk_queue import ChunkQueue
 from hedgerow_transport import (
     BlobError,
     BlobRef,
@@ -11,21 +13,19 @@ from hedgerow_transport import (
     Need,
     Publication,
     Topics,
-    bitmap,
     blob_chunk,
     blob_digest,
     chunk_count,
     encode_chunk,
     indices,
-    union,
 )
 
-# Requests that come within this time are answered by one broadcast.
-MERGE_S = 0.05
+# How soon to look again whether the link has room.
+ROOM_PAUSE_S = 0.01
 
 
 class Broadcast:
-    """Hold the blobs of a run, and cut them into publications.
+    """Hold the blobs of a run, and cut them into publications as fast as rate and link allow.
 
     Parameters
     ----------
@@ -35,17 +35,33 @@ class Broadcast:
         The names of the namespace.
     chunk_bytes
         Size of a chunk.
+    max_bytes_per_s
+        Rate of all chunks together; 0 for no limit.
+    room
+        Returns how many bytes the link should be given now: what is queued there delays everything else.
+
     """
 
-    def __init__(self, blobs: BlobStore, *, topics: Topics, chunk_bytes: int) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        *,
+        topics: Topics,
+        chunk_bytes: int,
+        max_bytes_per_s: float = 0.0,
+        room: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         self._blobs = blobs
         self._topics = topics
         self._chunk_bytes = chunk_bytes
+        self._room = room
+        self._queue = ChunkQueue(max_bytes_per_s=max_bytes_per_s)
         self._sizes: dict[bytes, int] = {}
         self._pushed: set[bytes] = set()
-        self._needed: dict[bytes, bytes] = {}
-        self._answer_at: float | None = None
-        self.asked_at = float("-inf")
+        # What is being sent, so that it is not read and checked again for each chunk.
+        self._open: tuple[bytes, bytes] | None = None
+        self._next_look = -math.inf
+        self._active_at = -math.inf
 
     def add(self, kind: str, data: bytes) -> BlobRef:
         """Keep a blob and return its reference."""
@@ -67,17 +83,18 @@ class Broadcast:
         kept = {ref.digest for ref in refs}
         self._sizes = {digest: size for digest, size in self._sizes.items() if digest in kept}
         self._pushed &= kept
+        self._queue.keep(kept)
         self._blobs.keep(kept)
 
     def first_time(self, ref: BlobRef) -> bool:
         """Return whether this process has not sent the blob yet."""
         return ref.digest not in self._pushed
 
-    def push(self, refs: Iterable[BlobRef]) -> Iterator[Publication]:
-        """Yield all chunks of the blobs, in order."""
+    def push(self, refs: Iterable[BlobRef]) -> None:
+        """Queue all chunks of the blobs, in order."""
         for ref in refs:
             self._pushed.add(ref.digest)
-            yield from self._chunks(ref.digest, range(chunk_count(ref.size, self._chunk_bytes)))
+            self._queue.push(ref.digest, range(chunk_count(ref.size, self._chunk_bytes)))
 
     def need(self, message: Need, *, now: float) -> bool:
         """Note what a client misses; return whether the blob is one of ours and the bitmap fits it."""
@@ -87,42 +104,56 @@ class Broadcast:
         missing = indices(message.bitmap)
         if not missing or missing[-1] >= chunk_count(size, self._chunk_bytes):
             return False
-        self._note(message.digest, message.bitmap, now=now)
+        self._ask(message.digest, missing, now=now)
         return True
 
     def want(self, refs: Iterable[BlobRef], *, now: float) -> None:
         """Note that a client misses all of these; those who ask at the same time are served by one stream."""
         for ref in refs:
             if self.has(ref):
-                self._note(ref.digest, bitmap.full(chunk_count(ref.size, self._chunk_bytes)), now=now)
+                self._ask(ref.digest, range(chunk_count(ref.size, self._chunk_bytes)), now=now)
 
     @property
     def wake_at(self) -> float | None:
         """When `tick` wants to be called, on the caller's clock."""
-        return self._answer_at
+        due = self._queue.wake_at
+        return None if due is None else max(due, self._next_look)
+
+    @property
+    def busy_until(self) -> float:
+        """When somebody last asked for something or was sent it, or when what waits goes out."""
+        return max(self._active_at, self._queue.last_at)
 
     def tick(self, now: float) -> list[Publication]:
-        """Return the union of what was asked for, when it is due."""
-        if self._answer_at is None or now < self._answer_at:
-            return []
-        needed, self._needed, self._answer_at = self._needed, {}, None
-        self._pushed |= needed.keys() & self._sizes.keys()
-        return [p for digest, missing in needed.items() for p in self._chunks(digest, indices(missing))]
+        """Return the chunks that may be sent now."""
+        publications: list[Publication] = []
+        room = self._room()
+        while room > 0 and (chunk := self._queue.take(now)) is not None:
+            publication = self._publication(*chunk)
+            if publication is not None:
+                room -= len(publication.payload)
+                self._queue.note(chunk, len(publication.payload), now=now)
+                self._pushed.add(chunk[0])
+                publications.append(publication)
+        if publications:
+            self._active_at = now
+        if self._queue.wake_at is None:
+            self._open = None
+        self._next_look = now + ROOM_PAUSE_S if room <= 0 else -math.inf
+        return publications
 
-    def _note(self, digest: bytes, missing: bytes, *, now: float) -> None:
-        self._needed[digest] = union(self._needed.get(digest, b""), missing)
-        self.asked_at = now
-        if self._answer_at is None:
-            self._answer_at = now + MERGE_S
+    def _ask(self, digest: bytes, missing: Iterable[int], *, now: float) -> None:
+        self._active_at = now
+        self._queue.ask(digest, missing, now=now)
 
-    def _chunks(self, digest: bytes, numbers: Iterable[int]) -> Iterator[Publication]:
-        data = self._read(digest, size=self._sizes.get(digest, 0))
-        if data is None:
-            return
-        topic = self._topics.blob(digest)
-        for index in numbers:
-            part = blob_chunk(data, index, chunk_bytes=self._chunk_bytes)
-            yield Publication(topic=topic, payload=encode_chunk(index, part), qos=0)
+    def _publication(self, digest: bytes, index: int) -> Publication | None:
+        if self._open is None or self._open[0] != digest:
+            data = self._read(digest, size=self._sizes.get(digest, 0))
+            if data is None:
+                return None
+            self._open = (digest, data)
+        part = blob_chunk(self._open[1], index, chunk_bytes=self._chunk_bytes)
+        return Publication(topic=self._topics.blob(digest), payload=encode_chunk(index, part), qos=0)
 
     def _read(self, digest: bytes, *, size: int) -> bytes | None:
         """Return a blob; None, and it is forgotten, when it is gone or its file is damaged."""

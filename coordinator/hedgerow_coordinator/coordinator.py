@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -62,6 +63,8 @@ class Coordinator:
         Returns the link's byte counters.
     wall_clock
         Returns the Unix time, for the journal.
+    room
+        Returns how many bytes of the model the link should be given now.
     """
 
     def __init__(
@@ -74,10 +77,17 @@ class Coordinator:
         evaluate: Evaluate | None,
         read_traffic: TrafficReader,
         wall_clock: Callable[[], float] = time.time,
+        room: Callable[[], float] = lambda: math.inf,
     ) -> None:
         plan.pruning.check(layout)
         topics = Topics(plan.transport.namespace)
-        broadcast = Broadcast(store.blobs, topics=topics, chunk_bytes=plan.transport.chunk_bytes)
+        broadcast = Broadcast(
+            store.blobs,
+            topics=topics,
+            chunk_bytes=plan.transport.chunk_bytes,
+            max_bytes_per_s=plan.transport.max_kbit_s * 125,
+            room=room,
+        )
         routes = Routes(broadcast)
         latest = store.latest()
         if latest is None:
@@ -140,7 +150,7 @@ class Coordinator:
     @property
     def wake_at(self) -> float | None:
         """When `tick` wants to be called, on the caller's clock."""
-        times = [self._federation.broadcast.wake_at]
+        times = [None if self.done else self._federation.broadcast.wake_at]
         if self._phase is not None:
             times.append(self._phase.wake_at)
         return min((t for t in times if t is not None), default=None)
@@ -180,6 +190,7 @@ class Coordinator:
             # A run that has begun goes on as between two rounds: a device that died does not hold it up.
             enough = cohort.quorum_of(cohort.min_clients) if federation.state.version > 0 else None
             self._go(Gather(federation, wanted=cohort.min_clients, enough=enough), now)
+        federation.outbox += federation.broadcast.tick(now)
 
     def connected(self) -> None:
         """Say again who is here and where the run stands: the broker may be a new one."""
@@ -217,13 +228,13 @@ class Coordinator:
         self._federation.store.event("refused", sentence)
 
     def tick(self, now: float) -> None:
-        """Let time pass: answer requests for chunks, and let the phase look at the clock."""
+        """Let time pass: let the phase look at the clock, and broadcast chunks that are due."""
         federation = self._federation
-        federation.outbox += federation.broadcast.tick(now)
         if self._phase is not None:
             following = self._phase.tick(now)
             if following is not None:
                 self._go(following, now)
+        federation.outbox += federation.broadcast.tick(now)
 
     def _go(self, phase: Phase | None, now: float) -> None:
         while phase is not None:

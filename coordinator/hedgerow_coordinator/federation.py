@@ -112,7 +112,7 @@ class Federation:
         # whoever lacks a blob asks for it.
         if self.attendance.online:
             fresh = [ref for ref in (plan_ref, *steps) if self.broadcast.first_time(ref)]
-            self.outbox += self.broadcast.push(fresh)
+            self.broadcast.push(fresh)
 
     def announce(self) -> None:
         """Publish the manifest, also to a broker that has forgotten it."""

@@ -36,6 +36,7 @@ _ADDED: Mapping[tuple[str, str], object] = {
     ("aggregation", "server_momentum"): 0.0,
     ("aggregation", "second_moment_decay"): 0.99,
     ("aggregation", "epsilon"): 1e-3,
+    ("transport", "max_kbit_s"): 0.0,
 }
 MAX_ROUNDS = 99_999
 DIGEST_BYTES = 16
@@ -196,14 +197,19 @@ class EvaluateSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportSettings:
-    """``[transport]``: topic namespace, and the size of the pieces in which blobs travel."""
+    """``[transport]``: topic namespace, and in which pieces and how fast blobs are broadcast.
+
+    `max_kbit_s` 0 is as fast as the link to the broker.
+    """
 
     namespace: str = "default"
     chunk_bytes: int = 49152
+    max_kbit_s: float = 0.0
 
     def __post_init__(self) -> None:
         check_pattern("namespace", self.namespace, NAME, rule=NAME_RULE)
         check_range("chunk_bytes", self.chunk_bytes, least=1024, most=262144)
+        check_range("max_kbit_s", self.max_kbit_s, least=0, most=1e8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,7 @@ every = 1                    # measure after every so many rounds, and after the
 [transport]
 namespace = "default"        # runs on one broker need different ones
 chunk_bytes = {chunk_bytes:<15}# {chunk_reason}
+max_kbit_s = 0.0             # rate at which the model is broadcast; 0 = as fast as the link goes
 """
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from hedgerow_codecs import Layout, Mask, TensorSpec, codec_from_config
-from hedgerow_coordinator.broadcast import MERGE_S, Broadcast
+from hedgerow_coordinator.broadcast import ROOM_PAUSE_S, Broadcast
 from hedgerow_coordinator.checkpoint import ServerState
+from hedgerow_coordinator.chunk_queue import MERGE_S
 from hedgerow_coordinator.routes import FROM_NOTHING, HISTORY_VERSIONS, Routes
 from hedgerow_coordinator.server_model import keyframe, stepped
 from hedgerow_transport import (
@@ -41,7 +42,8 @@ def test_a_push_sends_all_chunks_in_order_without_being_kept(broadcast):
     data = bytes(range(40))
     ref = broadcast.add("plan", data)
     assert broadcast.first_time(ref)
-    publications = list(broadcast.push([ref]))
+    broadcast.push([ref])
+    publications = broadcast.tick(0.0)
     assert chunks(publications) == [
         (ref.digest, 0, data[:16]),
         (ref.digest, 1, data[16:32]),
@@ -97,13 +99,59 @@ def test_a_blob_of_an_earlier_process_is_taken_up_only_when_it_is_whole(tmp_path
     later = Broadcast(BlobStore(tmp_path), topics=Topics("t"), chunk_bytes=16)
     assert not later.has(ref)
     assert later.know(ref)
-    assert len(list(later.push([ref]))) == 3
+    later.push([ref])
+    assert len(later.tick(0.0)) == 3
     (path,) = tmp_path.iterdir()
     path.write_bytes(data[:-1] + b"?")
     # Damaged while it is held: nothing is sent, and it counts as gone.
-    assert list(later.push([ref])) == []
+    later.push([ref])
+    assert later.tick(1.0) == []
     assert not later.has(ref)
     assert not Broadcast(BlobStore(tmp_path), topics=Topics("t"), chunk_bytes=16).know(ref)
+
+
+def test_no_more_is_sent_than_the_link_has_room_for():
+    room = [0.0]
+    broadcast = Broadcast(BlobStore(), topics=Topics("t"), chunk_bytes=16, room=lambda: room[0])
+    data = bytes(range(100))
+    broadcast.push([broadcast.add("plan", data)])
+    assert broadcast.tick(5.0) == []
+    assert broadcast.wake_at == 5.0 + ROOM_PAUSE_S
+    room[0] = 30.0
+    sent = chunks(broadcast.tick(5.1))
+    room[0] = 1e9
+    sent += chunks(broadcast.tick(5.2))
+    assert b"".join(part for _, _, part in sent) == data
+    assert broadcast.wake_at is None
+
+
+def test_a_rate_spreads_a_push_over_time_and_the_end_waits_for_it():
+    data = bytes(250 - 9 * 10) + bytes(160)
+    broadcast = Broadcast(BlobStore(), topics=Topics("t"), chunk_bytes=16, max_bytes_per_s=100.0)
+    broadcast.push([broadcast.add("plan", data)])
+    now, sent = 50.0, 0
+    while broadcast.wake_at is not None:
+        now = max(now, broadcast.wake_at)
+        sent += sum(len(p.payload) for p in broadcast.tick(now))
+        assert broadcast.busy_until >= now
+        assert sent <= 100 * (now - 50.0) + 2 * 25
+    assert sent == 320 + 20 * 9
+    assert now == pytest.approx(50.0 + sent / 100, abs=0.5)
+
+
+def test_a_blob_is_read_once_for_all_of_its_chunks(tmp_path):
+    class Counting(BlobStore):
+        reads = 0
+
+        def get(self, digest):
+            Counting.reads += 1
+            return super().get(digest)
+
+    broadcast = Broadcast(Counting(tmp_path), topics=Topics("t"), chunk_bytes=16)
+    broadcast.push([broadcast.add("plan", bytes(range(200)))])
+    before = Counting.reads
+    assert len(broadcast.tick(0.0)) == 13
+    assert Counting.reads == before + 1
 
 
 # -- routes -----------------------------------------------------------------------------------------------
@@ -175,7 +223,8 @@ def test_a_step_that_is_damaged_meanwhile_is_led_around(tmp_path):
         state = next_state(state, routes, codec="topk", change=1 / 64)
     (lost,) = routes.to(state, version=1).steps
     (tmp_path / f"{lost.digest.hex()}.blob").write_bytes(b"rotten")
-    assert list(broadcast.push([lost])) == []
+    broadcast.push([lost])
+    assert broadcast.tick(0.0) == []
     for version in (0, 1):
         assert [ref.kind for ref in routes.to(state, version=version).steps] == ["mask", "keyframe"]
     assert routes.latest(state)[1] == FROM_NOTHING

@@ -78,6 +78,12 @@ class MqttLink:
         """Largest packet that may be published, where known: the smaller of the broker's limit and ours."""
         return self._state.max_packet_bytes
 
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait to go out, or (QoS 1) for the broker's acknowledgement."""
+        with self._state.changed:
+            return self._state.outbox.num_bytes
+
     def connect(self, timeout_s: float = 10.0) -> None:
         """Bring the link up; from then on it comes back by itself. After a failure it can be called again.
 

@@ -52,6 +52,11 @@ class Outbox:
         """Whether nothing waits and nothing is unacknowledged."""
         return not self._queue and not self._unacked
 
+    @property
+    def num_bytes(self) -> int:
+        """Length of the packets that wait or are unacknowledged."""
+        return self._num_bytes
+
     def put(self, message: Outgoing) -> None:
         """Queue a message.
 

@@ -38,8 +38,8 @@ class Close(NoIntake):
 
     @property
     def _leave_at(self) -> float:
-        asked = max(self._entered, self._federation.broadcast.asked_at)
-        return min(asked + LINGER_S, self._entered + LONGEST_LINGER_S)
+        busy = max(self._entered, self._federation.broadcast.busy_until)
+        return min(busy + LINGER_S, self._entered + LONGEST_LINGER_S)
 
     def enter(self, now: float) -> Phase | None:
         """Say how the run ended."""
