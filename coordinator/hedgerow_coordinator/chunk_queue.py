@@ -116,4 +116,4 @@ class ChunkQueue:
 
 
 def _next_at(before: _Sent) -> float:
-    return before.at + min(REPEAT_S * 2**before.repeats, LONGEST_REPEAT_S)
+    return before.at + min(math.ldexp(REPEAT_S, min(before.repeats, 60)), LONGEST_REPEAT_S)
