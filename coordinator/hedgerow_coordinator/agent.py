@@ -36,6 +36,7 @@ from hedgerow_transport import (
     Received,
     Refused,
     SignedLink,
+    SignedWill,
     Topics,
     Traffic,
     Will,
@@ -50,6 +51,8 @@ LONGEST_SLEEP_S = 0.5
 RIVAL_WAIT_S = 0.3
 # Waits this long before a full outgoing queue is tried again.
 OVERFLOW_PAUSE_S = 0.05
+# A clock that is set moves by more, a clock that is only slow by less.
+CLOCK_JUMP_S = 60.0
 # Of the model only so much is handed to the link at a time: what is queued there delays every answer.
 SEND_AHEAD_BYTES = 1 << 20
 # Some real inputs stay with the run, so that an export can be checked wherever the run directory goes.
@@ -171,6 +174,7 @@ class CoordinatorAgent:
         topics = Topics(plan.transport.namespace)
         self._guard = None if credentials is None else Guard(credentials, topics=topics)
         self._announce_at = time.monotonic() + RENEW_S
+        self._clock_offset = time.time() - time.monotonic()
         self._link: Link | None = None
         self._mqtt: MqttLink | None = None
 
@@ -197,12 +201,15 @@ class CoordinatorAgent:
         )
         will = coordinator.presence(online=False, message="connection lost")
         guard = self._guard
-        testament = guard.seal(will.topic, will.payload, will=True) if guard else will.payload
         mqtt = MqttLink(
             self._broker,
             client_id=self._client_id(),
             filters=(*topics.coordinator_filters(), topics.coordinator),
-            will=Will(topic=will.topic, payload=testament),
+            will=(
+                SignedWill(guard, topic=will.topic, payload=will.payload)
+                if guard
+                else Will(topic=will.topic, payload=will.payload)
+            ),
         )
         mqtt.connect()
         link = self._link = SignedLink(mqtt, guard) if guard else mqtt
@@ -296,9 +303,7 @@ class CoordinatorAgent:
             if coordinator.done:
                 return
             now = time.monotonic()
-            if self._guard is not None and now >= self._announce_at:
-                # What is retained is signed for some time only.
-                self._announce_at = now + RENEW_S
+            if self._guard is not None and self._must_renew(now):
                 coordinator.connected()
                 continue
             wake = now + LONGEST_SLEEP_S
@@ -310,6 +315,16 @@ class CoordinatorAgent:
                 coordinator.tick(time.monotonic())
                 continue
             self._take(event, coordinator)
+
+    def _must_renew(self, now: float) -> bool:
+        """Say whether it is time to sign anew what is retained: it is good for some time only."""
+        offset = time.time() - now
+        # A gateway without a clock of its own has come up in the past, and has learned the time now.
+        jumped = abs(offset - self._clock_offset) > CLOCK_JUMP_S
+        if not jumped and now < self._announce_at:
+            return False
+        self._announce_at, self._clock_offset = now + RENEW_S, offset
+        return True
 
     def _take(self, event: LinkEvent, coordinator: Coordinator) -> None:
         if isinstance(event, Connected):

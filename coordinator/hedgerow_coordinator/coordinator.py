@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -34,10 +33,12 @@ from hedgerow_transport import (
     Offer,
     Presence,
     Publication,
+    Refusals,
     Sync,
     TopicError,
     Topics,
     decode_message,
+    is_sealed,
 )
 
 # A flood of garbage is counted, not printed line by line.
@@ -108,7 +109,7 @@ class Coordinator:
         self.resumed_from = None if latest is None else latest[0]
         self._session = store.next_session()
         self._garbage = 0
-        self._refusals: Counter[tuple[str, str]] = Counter()
+        self._refusals = Refusals()
         self._federation = Federation(
             plan=plan,
             layout=layout,
@@ -158,7 +159,7 @@ class Coordinator:
     @property
     def num_ignored(self) -> int:
         """Messages that were garbage or wrongly signed, and requests and updates that were refused."""
-        return self._garbage + self._refusals.total() + self._federation.refused
+        return self._garbage + self._refusals.total + self._federation.refused
 
     def presence(self, *, online: bool, message: str = "") -> Publication:
         """Return the retained word that the coordinator is there, or (as its will) gone."""
@@ -202,26 +203,31 @@ class Coordinator:
         try:
             self._dispatch(topic, payload, now)
         except (MessageError, TopicError, BlobError) as error:
-            self._garbage += 1
-            if self._garbage <= MAX_GARBAGE_NOTICES:
-                self._note(f"ignored a message on {topic[:120]}: {error}")
+            if is_sealed(payload) and not isinstance(error, TopicError):
+                self._refuse_sealed(topic)
+            else:
+                self._garbage += 1
+                if self._garbage <= MAX_GARBAGE_NOTICES:
+                    self._note(f"ignored a message on {topic[:120]}: {error}")
         self.tick(now)
 
     def refuse(self, refusal: MessageRefused) -> None:
         """Note a message that its sender may not say; the first of a sender and cause is told."""
-        key = (refusal.sender, refusal.reason)
-        if key not in self._refusals and len(self._refusals) >= MAX_GARBAGE_NOTICES:
-            # Strangers have as many names as they like.
-            key = ("others", refusal.reason)
-        self._refusals[key] += 1
-        if self._refusals[key] == 1:
+        if refusal.reason == "revoked":
+            # Whatever was its last word, nobody waits for it.
+            self._federation.attendance.forget(refusal.sender)
+        if self._refusals.note(refusal):
             self._note(f"refused: {refusal}")
 
     def sum_up_refusals(self) -> None:
         """Tell how many messages were refused; for the end of a process."""
-        if self._refusals:
-            kinds = ", ".join(f"{num} {why} ({who})" for (who, why), num in sorted(self._refusals.items()))
-            self._note(f"refused since the start: {kinds}")
+        if self._refusals.total:
+            self._note(f"refused since the start: {self._refusals.summary()}")
+
+    def _refuse_sealed(self, topic: str) -> None:
+        sender = self._federation.topics.parse(topic).client or "somebody"
+        advice = "start this coordinator with --credentials keys/coordinator"
+        self.refuse(MessageRefused(sender=sender, reason="signed", advice=advice))
 
     def _note(self, sentence: str) -> None:
         self._federation.say(sentence)

@@ -34,8 +34,10 @@ from hedgerow_transport import (
     Presence,
     Publication,
     Received,
+    Refusals,
     Refused,
     SignedLink,
+    SignedWill,
     Topics,
     Will,
     check_name,
@@ -51,8 +53,6 @@ RETRY_S = 5.0
 DESCRIBE_TIMEOUT_S = 300.0
 # How long a namesake may take to answer before torch is loaded; a later answer counts as well.
 NAMESAKE_WAIT_S = 0.3
-# A flood of messages that are refused is not printed line by line.
-MAX_REFUSAL_NOTICES = 20
 # Training that takes longer than this says now and then how far it is.
 PROGRESS_PAUSE_S = 15.0
 
@@ -123,7 +123,7 @@ class ClientAgent:
         self._guard = (
             None if settings.credentials is None else Guard(settings.credentials, topics=self._topics)
         )
-        self._refused = 0
+        self._refusals = Refusals()
         self._link: Link | None = None
         self._trainer: TrainerProcess | None = None
         self._trainer_used = 0.0
@@ -225,7 +225,7 @@ class ClientAgent:
             # Two clients of one name must not throw each other out for ever: see `Namesake`.
             client_id=f"hedgerow-{settings.namespace}-{settings.name}-{self._namesake.token[-8:]}",
             filters=(*self._topics.client_filters(settings.name), self._namesake.topic),
-            will=Will(topic=place, payload=guard.seal(place, gone, will=True) if guard else gone),
+            will=(SignedWill(guard, topic=place, payload=gone) if guard else Will(topic=place, payload=gone)),
         )
         while not stop.is_set():
             try:
@@ -286,10 +286,10 @@ class ClientAgent:
                 return [Leave(reason=event.reason, failed=True)]
             return [Say(text=f"the link to the broker is down: {event.reason}; it comes back by itself")]
         if isinstance(event, Refused):
-            self._refused += 1
-            told = Say(text=f"refused: {event.refusal}", level="warning")
-            return [told] if self._refused <= MAX_REFUSAL_NOTICES else []
-        if self._guard is None and event.topic == self._topics.manifest and is_sealed(event.payload):
+            first = self._refusals.note(event.refusal)
+            return [Say(text=f"refused: {event.refusal}", level="warning")] if first else []
+        from_coordinator = event.topic in (self._topics.manifest, self._topics.coordinator)
+        if self._guard is None and from_coordinator and is_sealed(event.payload):
             reason = "the coordinator signs its messages: start this client with --credentials"
             return [Leave(reason=f"{reason} (hedgerow keys join makes them)", failed=True)]
         return [

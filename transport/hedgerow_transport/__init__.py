@@ -88,7 +88,8 @@ from hedgerow_transport.mqtt_link import MqttLink
 from hedgerow_transport.presence import CoordinatorState, Presence
 from hedgerow_transport.probe import BrokerFacts, ask_broker, probe_broker
 from hedgerow_transport.publication import Publication
-from hedgerow_transport.signed_link import SignedLink
+from hedgerow_transport.refusals import Refusals
+from hedgerow_transport.signed_link import SignedLink, SignedWill
 from hedgerow_transport.signing import SigningKey, need_cryptography, verifies
 from hedgerow_transport.topics import (
     NAME_PATTERN,
@@ -173,11 +174,13 @@ __all__ = [
     "Presence",
     "Publication",
     "Received",
+    "Refusals",
     "Refused",
     "Role",
     "RoundPlan",
     "Route",
     "SignedLink",
+    "SignedWill",
     "SigningKey",
     "Sync",
     "TlsFiles",

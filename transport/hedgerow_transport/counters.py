@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,14 @@ WINDOW = 64
 _BLOCK = 256
 # Between two writes of what was seen: an SD card wears out.
 SAVE_PAUSE_S = 30.0
-_MAX_COUNTER = 2**63
+MAX_COUNTER = 2**63
 
 
 class MessageCounter:
-    """Count the messages of a key, over restarts and in several processes at a time.
+    """Count the messages of a key, over restarts, and in several processes and threads at a time.
 
-    A block of numbers is reserved on disk before the first of it is used. A new file begins at the clock's
-    milliseconds, so that a file that was lost sends the counter forward and not back.
+    A block of numbers is reserved on disk before the first of it is used. A block begins at the clock's
+    milliseconds or later, so that a file that was lost sends the counter forward and not back.
 
     Parameters
     ----------
@@ -36,7 +37,8 @@ class MessageCounter:
     def __init__(self, path: Path, *, wall_clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._wall_clock = wall_clock
-        self._next = self._end = 0
+        self._lock = threading.Lock()
+        self._next = self._end = self._least = 0
 
     def next(self) -> int:
         """Return a number that is larger than every one before.
@@ -46,24 +48,34 @@ class MessageCounter:
         CredentialsError
             When the file cannot be read or written.
         """
-        if self._next >= self._end:
-            self._reserve()
-        self._next += 1
-        return self._next - 1
+        with self._lock:
+            if self._next >= self._end:
+                self._reserve()
+            self._next += 1
+            return self._next - 1
+
+    def overtake(self, counter: int) -> None:
+        """Go on above a number that another process with our key has used."""
+        with self._lock:
+            if counter >= self._next:
+                self._least = max(self._least, counter + 1)
+                self._next = self._end
 
     def _reserve(self) -> None:
         try:
             lock = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                start = max(self._end, _read_counter(self._path), int(self._wall_clock() * 1000))
+                clock = int(self._wall_clock() * 1000)
+                # What nobody has seen counts as 0.
+                start = max(1, self._end, self._least, _read_counter(self._path), clock)
                 write_json(self._path, {"next": start + _BLOCK})
             finally:
                 os.close(lock)
         except OSError as error:
             raise CredentialsError(
                 f"cannot write {self._path} ({error.strerror}): whoever signs counts its messages there; "
-                "give this user the right to write in that folder"
+                "give this user the right and the room to write in that folder"
             ) from error
         self._next, self._end = start, start + _BLOCK
 
@@ -100,8 +112,10 @@ class SeenCounters:
 
     Parameters
     ----------
-    path : Path or None
-        The file; None keeps nothing, for whoever only looks on.
+    path : Path
+        The file.
+    keeps : bool
+        Whether the file is written; no for whoever only looks on.
     clock : callable
         Returns seconds by a clock that does not jump.
 
@@ -111,22 +125,25 @@ class SeenCounters:
         When the file is damaged.
     """
 
-    def __init__(self, path: Path | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, path: Path, *, keeps: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._path = path
+        self._keeps = keeps
         self._clock = clock
         self._dirty = False
         self._save_at = clock() + SAVE_PAUSE_S
         self._highest: dict[str, int] = {}
         self.issued = 0
-        if path is not None and path.exists():
+        if path.exists():
             content = read_json(path)
             highest, issued = content.get("highest"), content.get("issued")
-            if not isinstance(highest, dict) or not isinstance(issued, int):
+            if not isinstance(highest, dict) or type(issued) is not int:
                 raise CredentialsError(
                     f"{path} is damaged: delete it, and old messages may be taken once more"
                 )
             for source, counter in highest.items():
-                if isinstance(counter, int) and 0 <= counter < _MAX_COUNTER:
+                if type(counter) is int and 0 <= counter < MAX_COUNTER:
                     self._highest[source] = counter
             self.issued = issued
 
@@ -135,21 +152,24 @@ class SeenCounters:
         return self._highest.get(source, 0)
 
     def note(self, source: str, counter: int) -> None:
-        """Note a counter, and write all of them down when it is time."""
+        """Note a counter."""
         if counter > self._highest.get(source, 0):
             self._highest[source] = counter
             self._dirty = True
-        if self._dirty and self._clock() >= self._save_at:
-            self.save()
 
     def note_time(self, issued: int) -> None:
         """Note the time of a signature that was checked."""
         if issued > self.issued:
             self.issued, self._dirty = issued, True
 
+    def tick(self) -> None:
+        """Write down what has changed, when it is time."""
+        if self._dirty and self._clock() >= self._save_at:
+            self.save()
+
     def save(self) -> None:
         """Write down what has changed. A full disk is no reason to stop: less is known after a restart."""
-        if self._path is None or not self._dirty:
+        if not self._keeps or not self._dirty:
             return
         self._save_at = self._clock() + SAVE_PAUSE_S
         with contextlib.suppress(OSError):
@@ -161,6 +181,6 @@ def _read_counter(path: Path) -> int:
     if not path.exists():
         return 0
     counter = read_json(path).get("next")
-    if not isinstance(counter, int) or not 0 <= counter < _MAX_COUNTER:
+    if type(counter) is not int or not 0 <= counter < MAX_COUNTER:
         raise CredentialsError(f"{path} is damaged: delete it, the clock's time takes its place")
     return counter

@@ -7,7 +7,8 @@
     cert.pem key.pem   our certificate and its private key, for TLS
     signing.pem        our Ed25519 key, for messages
     devices.json       the coordinator's: public keys of the devices, see `DeviceRegister`
-    counters.json      how far we have counted our messages, and seen those of others
+    counter.json       how far we have counted our messages
+    seen-NAMESPACE.json  how far others have counted theirs
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from hedgerow_transport.errors import CredentialsError
 from hedgerow_transport.signing import PUBLIC_KEY_BYTES, SigningKey, check_public_key
 
 CREDENTIALS_VERSION = 1
-CREDENTIALS_NAME, DEVICES_NAME, COUNTERS_NAME = "credentials.json", "devices.json", "counters.json"
+CREDENTIALS_NAME, DEVICES_NAME, COUNTER_NAME = "credentials.json", "devices.json", "counter.json"
 CA_NAME, CERT_NAME, KEY_NAME, SIGNING_NAME = "ca.pem", "cert.pem", "key.pem", "signing.pem"
 MAX_FILE_BYTES = 1 << 16
 PRIVATE_MODE, PUBLIC_MODE = 0o600, 0o644

@@ -17,6 +17,8 @@ _CONTEXT = b"hedgerow signed message 1\0"
 _LENGTH = struct.Struct(">H")
 ENVELOPE_BYTES = _HEADER.size + SIGNATURE_BYTES
 MAX_TIME = 2**32 - 1
+# Above every message that is signed; more is not worth the time that a signature takes.
+MAX_SEALED_BYTES = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +68,10 @@ def open_envelope(payload: bytes) -> tuple[Envelope, bytes]:
     Raises
     ------
     MessageError
-        When it is cut off, or of another version.
+        When it is cut off, too long, or of another version.
     """
-    if not is_sealed(payload) or len(payload) <= ENVELOPE_BYTES:
-        raise MessageError("is no whole signed message", message="envelope")
+    if not is_sealed(payload) or not ENVELOPE_BYTES < len(payload) <= MAX_SEALED_BYTES:
+        raise MessageError(f"{len(payload)} bytes are no whole signed message", message="envelope")
     _, version, flags, counter, issued, expires = _HEADER.unpack_from(payload)
     if version != ENVELOPE_VERSION or flags & ~_WILL:
         raise MessageError(

@@ -53,7 +53,8 @@ class MessageRefused(TransportError):
     sender : str
         Whose topic it came on: a client's name, or ``"the coordinator"``.
     reason : str
-        One word, see `hedgerow_transport.guard.REASONS`.
+        One word: ``unsigned``, ``signed`` (and we have no credentials), ``stranger``, ``revoked``,
+        ``expired``, ``forged`` or ``replayed``.
     """
 
     def __init__(self, *, sender: str, reason: str, advice: str) -> None:
@@ -64,6 +65,7 @@ class MessageRefused(TransportError):
 
 _REFUSED = {
     "unsigned": "a message of {} is not signed",
+    "signed": "{} signs its messages, and they cannot be read without credentials",
     "stranger": "{} has no credentials here",
     "revoked": "the credentials of {} are revoked",
     "expired": "a message of {} has expired",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
-from hashlib import blake2b
 
-from hedgerow_transport.counters import MessageCounter, ReplayWindow, SeenCounters
-from hedgerow_transport.credentials import DEVICES_NAME, Credentials
+from hedgerow_transport.counters import MAX_COUNTER, MessageCounter, SeenCounters
+from hedgerow_transport.credentials import COUNTER_NAME, DEVICES_NAME, Credentials
 from hedgerow_transport.device_register import DeviceRegister
 from hedgerow_transport.envelope import MAX_TIME, Envelope, is_sealed, open_envelope
 from hedgerow_transport.errors import CredentialsError, MessageError, MessageRefused
+from hedgerow_transport.freshness import Freshness
 from hedgerow_transport.manifest import Manifest
 from hedgerow_transport.message import decode_message
 from hedgerow_transport.topics import ParsedTopic, Topics
@@ -21,18 +20,17 @@ RENEW_S = 12 * 3600
 # A run that has ended says so to whoever comes within a year.
 LAST_MANIFEST_VALID_S = 365 * 86_400
 MAX_SIGNED_MANIFEST_BYTES = 999
-# How old our own birth message may be to count as that of a namesake.
+# How old a message with our own key may be to count as that of a namesake, or of a rival coordinator.
 NAMESAKE_S = 300
-MAX_COUNTED = 1000
-REASONS = ("unsigned", "stranger", "revoked", "expired", "forged", "replayed")
+RIVAL_S = 2 * RENEW_S
 _FROM_COORDINATOR = ("manifest", "coordinator", "down")
-_FROM_CLIENT = ("presence", "offer", "decline", "sync")
-_RETAINED = ("manifest", "coordinator", "presence")
-COUNTER_NAME = "counter.json"
+_FROM_CLIENT = ("presence", "offer", "decline", "sync", "state")
 
 
 class Guard:
     """Sign what one side publishes in a namespace, and open what it receives.
+
+    `seal` may be called by any thread, all else by one.
 
     Parameters
     ----------
@@ -44,11 +42,6 @@ class Guard:
         Unix time, and seconds by a clock that does not jump.
     keeps : bool
         Whether what was seen is written down; no for whoever only looks on.
-
-    Attributes
-    ----------
-    refusals : Counter
-        How many messages were refused, by (sender, reason).
 
     Raises
     ------
@@ -70,10 +63,9 @@ class Guard:
         self._topics = topics
         self._wall_clock = wall_clock
         self._counter = MessageCounter(folder / COUNTER_NAME, wall_clock=wall_clock)
-        self._seen = SeenCounters(folder / f"seen-{topics.namespace}.json" if keeps else None, clock=clock)
+        self._seen = SeenCounters(folder / f"seen-{topics.namespace}.json", keeps=keeps, clock=clock)
+        self._freshness = Freshness(self._seen)
         self._register = DeviceRegister(folder / DEVICES_NAME) if credentials.role == "coordinator" else None
-        self._windows: dict[str, ReplayWindow] = {}
-        self.refusals: Counter[tuple[str, str]] = Counter()
 
     def seal(self, topic: str, payload: bytes, *, will: bool = False) -> bytes:
         """Return what is published: signed, where messages of that topic are.
@@ -84,7 +76,7 @@ class Guard:
             When our counter cannot be written down.
         """
         kind = self._topics.parse(topic).kind
-        ours = _FROM_COORDINATOR if self._credentials.role == "coordinator" else _FROM_CLIENT
+        ours = _FROM_COORDINATOR if self._register is not None else _FROM_CLIENT
         if kind not in ours or not payload:
             return payload
         now = min(max(0, int(self._wall_clock())), MAX_TIME)
@@ -95,60 +87,58 @@ class Guard:
             raise MessageError(f"has {len(sealed)} bytes with its signature", message="Manifest")
         return sealed
 
-    def open(self, topic: str, payload: bytes) -> bytes:
+    def open(self, topic: str, payload: bytes, *, retained: bool = False) -> bytes:
         """Return the message in a payload whose sender may say it.
+
+        Parameters
+        ----------
+        topic : str
+        payload : bytes
+        retained : bool
+            Whether it was waiting at the broker.
 
         Raises
         ------
         MessageRefused
-            When it may not; it is counted in `refusals`.
+            When it may not.
         TopicError
             For a topic of another namespace.
         """
         parsed = self._topics.parse(topic)
+        if parsed.kind == "chunk" and self._register is not None:
+            # Not signed, the digest in the offer covers them; but strangers need not be listened to.
+            self._key_of(parsed, sender=parsed.client or "")
         if parsed.kind not in (*_FROM_COORDINATOR, *_FROM_CLIENT):
             return payload
-        try:
-            return self._judged(parsed, topic, payload)
-        except MessageRefused as refusal:
-            self._count(refusal)
-            raise
+        sender = "the coordinator" if parsed.kind in _FROM_COORDINATOR else parsed.client or ""
+        key = self._key_of(parsed, sender=sender)
+        envelope, message = _checked(topic, payload, key=key, sender=sender)
+        if self._is_our_own(parsed):
+            self._judge_our_own(parsed, envelope, sender=sender, retained=retained)
+            return message
+        self._check_time(envelope, sender=sender)
+        if not self._freshness.take(parsed, envelope, key=key):
+            raise MessageRefused(
+                sender=sender,
+                reason="replayed",
+                advice="it is ignored; a bad link does that now and then, often it is an attack",
+            )
+        if parsed.kind in _FROM_COORDINATOR:
+            self._seen.note_time(envelope.issued)
+        if parsed.kind == "manifest":
+            # Few, and an older one must not pass after a power cut.
+            self._seen.save()
+        return message
+
+    def tick(self) -> None:
+        """Let time pass: now and then what was seen is written down."""
+        self._seen.tick()
 
     def close(self) -> None:
         """Write down what was seen."""
         self._seen.save()
 
-    def _count(self, refusal: MessageRefused) -> None:
-        key = (refusal.sender, refusal.reason)
-        if key not in self.refusals and len(self.refusals) >= MAX_COUNTED:
-            # Strangers have as many names as they like.
-            key = ("others", refusal.reason)
-        self.refusals[key] += 1
-
     # -- judging --------------------------------------------------------------------------------------
-
-    def _judged(self, parsed: ParsedTopic, topic: str, payload: bytes) -> bytes:
-        sender = "the coordinator" if parsed.kind in _FROM_COORDINATOR else parsed.client or ""
-        key = self._key_of(parsed, sender=sender)
-        if not is_sealed(payload):
-            raise MessageRefused(sender=sender, reason="unsigned", advice=_unsigned_advice(sender))
-        try:
-            envelope, message = open_envelope(payload)
-        except MessageError as error:
-            raise MessageRefused(sender=sender, reason="forged", advice=str(error)) from error
-        if envelope.counter >= 2**63 or not envelope.is_by(key, topic=topic, message=message):
-            raise MessageRefused(
-                sender=sender,
-                reason="forged",
-                advice="its signature is not that of the key which belongs to this name and topic",
-            )
-        if self._is_our_own(parsed):
-            return self._judged_as_namesake(parsed, envelope, message)
-        self._check_time(envelope, sender=sender)
-        self._check_fresh(parsed, envelope, key=key, sender=sender)
-        if parsed.kind in _FROM_COORDINATOR:
-            self._seen.note_time(envelope.issued)
-        return message
 
     def _key_of(self, parsed: ParsedTopic, *, sender: str) -> bytes:
         """Return the public key with which a topic's messages must be signed."""
@@ -176,18 +166,19 @@ class Guard:
         return device.signing_key
 
     def _is_our_own(self, parsed: ParsedTopic) -> bool:
-        if self._credentials.role == "coordinator":
-            return parsed.kind in _FROM_COORDINATOR
-        return parsed.kind in _FROM_CLIENT
+        return parsed.kind in (_FROM_COORDINATOR if self._register is not None else _FROM_CLIENT)
 
-    def _judged_as_namesake(self, parsed: ParsedTopic, envelope: Envelope, message: bytes) -> bytes:
-        # Somebody else with our key counts on its own; a message of ours that is played again must not look
-        # like a namesake that is there now.
-        if parsed.kind == "presence" and abs(self._wall_clock() - envelope.issued) > NAMESAKE_S:
-            raise MessageRefused(
-                sender=parsed.client or "", reason="replayed", advice="it is an old message of this device"
-            )
-        return message
+    def _judge_our_own(self, parsed: ParsedTopic, envelope: Envelope, *, sender: str, retained: bool) -> None:
+        """Refuse a message with our own key that is played again as if somebody had our name now.
+
+        Somebody else with our key, as the copy of a whole SD card has it, counts on its own. Where it is
+        ahead we overtake it: else all that we say would look old.
+        """
+        self._counter.overtake(envelope.counter)
+        # A birth of ours that is retained is of our earlier life, and nobody takes it for more.
+        limit = RIVAL_S if parsed.kind == "coordinator" else None if retained else NAMESAKE_S
+        if limit is not None and abs(self._wall_clock() - envelope.issued) > limit:
+            raise MessageRefused(sender=sender, reason="replayed", advice="it is one of ours from long ago")
 
     def _check_time(self, envelope: Envelope, *, sender: str) -> None:
         now = self._wall_clock()
@@ -198,30 +189,26 @@ class Guard:
             raise MessageRefused(
                 sender=sender,
                 reason="expired",
-                advice=f"it was good until {ended}; if that is not over, set this machine's clock",
+                advice=f"it was good until {ended}; if that is to come, set the clock here or at the gateway",
             )
 
-    def _check_fresh(self, parsed: ParsedTopic, envelope: Envelope, *, key: bytes, sender: str) -> None:
-        # By key, too: a device that has joined again counts anew.
-        mark = blake2b(key, digest_size=4).hexdigest()
-        kind = parsed.kind if parsed.kind in _RETAINED or parsed.kind == "down" else "up"
-        source = f"{kind} {parsed.client or ''} {mark}"
-        counter = envelope.counter
-        if parsed.kind in _RETAINED:
-            fresh = envelope.will or counter >= self._seen.highest(source)
-        else:
-            window = self._windows.get(source)
-            if window is None:
-                window = self._windows[source] = ReplayWindow(self._seen.highest(source))
-            fresh = window.take(counter)
-        if not fresh:
-            raise MessageRefused(
-                sender=sender,
-                reason="replayed",
-                advice=f"its number, {counter}, was seen before or is older than what was",
-            )
-        if not envelope.will:
-            self._seen.note(source, counter)
+
+def _checked(topic: str, payload: bytes, *, key: bytes, sender: str) -> tuple[Envelope, bytes]:
+    """Return envelope and message of a payload that is signed with a key."""
+    if not is_sealed(payload):
+        advice = _unsigned_advice(sender) if payload else "it is empty, somebody has cleared it at the broker"
+        raise MessageRefused(sender=sender, reason="unsigned", advice=advice)
+    try:
+        envelope, message = open_envelope(payload)
+    except MessageError as error:
+        raise MessageRefused(sender=sender, reason="forged", advice=str(error)) from error
+    if envelope.counter >= MAX_COUNTER or not envelope.is_by(key, topic=topic, message=message):
+        raise MessageRefused(
+            sender=sender,
+            reason="forged",
+            advice="its signature is not that of the key which belongs to this name and topic",
+        )
+    return envelope, message
 
 
 def _manifest_valid_s(payload: bytes) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +56,10 @@ class Will:
 
     def __post_init__(self) -> None:
         check_topic(self.topic)
+
+
+# Called once for each connection.
+WillMaker = Callable[[], Will | None]
 
 
 class Link(Protocol):

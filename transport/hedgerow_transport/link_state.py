@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hedgerow_transport.broker_url import BrokerUrl
 from hedgerow_transport.event_queue import EventQueue
-from hedgerow_transport.link import Will
+from hedgerow_transport.link import WillMaker
 from hedgerow_transport.outbox import Outbox
 from hedgerow_transport.traffic import Traffic
 
@@ -41,7 +41,7 @@ class LinkState:
 
     url: BrokerUrl
     client_id: str
-    will: Will | None
+    make_will: WillMaker
     limits: LinkLimits
     outbox: Outbox
     filters: tuple[str, ...]

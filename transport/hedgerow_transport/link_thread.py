@@ -69,7 +69,7 @@ class LinkThread:
                 connection = open_connection(
                     self._state.url,
                     client_id=self._state.client_id,
-                    will=self._state.will,
+                    will=self._state.make_will(),
                     keepalive_s=self._state.limits.keepalive_s,
                     timeout_s=self._timeout_s,
                     protocols=self._protocols,

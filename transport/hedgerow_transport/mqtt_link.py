@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from hedgerow_transport.broker_url import BrokerUrl
 from hedgerow_transport.errors import BrokerError, BrokerUnreachable, LinkClosed, PacketTooLarge
-from hedgerow_transport.link import Will, check_filter, check_topic
+from hedgerow_transport.link import Will, WillMaker, check_filter, check_topic
 from hedgerow_transport.link_state import LinkLimits, LinkState
 from hedgerow_transport.link_thread import LinkThread
 from hedgerow_transport.outbox import Outbox, Outgoing
@@ -24,8 +24,9 @@ class MqttLink:
         Name at the broker; a second client of the same name throws the first one out.
     filters : iterable of str
         Topic filters, subscribed at each connect at QoS 1.
-    will : Will, optional
-        What the broker publishes when this client vanishes.
+    will : Will or callable, optional
+        What the broker publishes when this client vanishes. A callable is asked at each connect, by the
+        link's thread; it must not raise.
     limits : LinkLimits
         Bounds and times.
 
@@ -50,14 +51,14 @@ class MqttLink:
         *,
         client_id: str,
         filters: Iterable[str] = (),
-        will: Will | None = None,
+        will: Will | WillMaker | None = None,
         limits: LinkLimits | None = None,
     ) -> None:
         bounds = limits or LinkLimits()
         self._state = LinkState(
             url=BrokerUrl.parse(url),
             client_id=client_id,
-            will=will,
+            make_will=will if callable(will) else lambda: will,
             limits=bounds,
             outbox=Outbox(max_bytes=bounds.max_queued_bytes),
             filters=tuple(check_filter(wish) for wish in filters),

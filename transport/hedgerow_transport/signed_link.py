@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Iterable
 
-from hedgerow_transport.errors import MessageRefused, TopicError
+from hedgerow_transport.errors import CredentialsError, MessageRefused, TopicError
 from hedgerow_transport.guard import Guard
-from hedgerow_transport.link import Link, LinkEvent, Received, Refused
+from hedgerow_transport.link import Link, LinkEvent, Received, Refused, Will
 from hedgerow_transport.traffic import Traffic
 
 
@@ -17,7 +18,7 @@ class SignedLink:
     Parameters
     ----------
     link : Link
-        The way to the broker. Its will is signed by its maker, with `Guard.seal`.
+        The way to the broker. Its will is a `SignedWill`.
     guard : Guard
         Signs and judges; closed with the link.
     """
@@ -59,6 +60,36 @@ class SignedLink:
         self._guard.close()
 
 
+class SignedWill:
+    """A last will that is signed anew for each connection, so that an old one cannot be played again.
+
+    Parameters
+    ----------
+    guard : Guard
+        Signs it.
+    topic, payload
+        The will.
+
+    Raises
+    ------
+    CredentialsError
+        When our counter cannot be written down.
+    """
+
+    def __init__(self, guard: Guard, *, topic: str, payload: bytes) -> None:
+        self._guard = guard
+        self._topic = topic
+        self._payload = payload
+        self._sealed = guard.seal(topic, payload, will=True)
+
+    def __call__(self) -> Will:
+        """Return the will of the next connection."""
+        # On a full disk the one before is better than none.
+        with contextlib.suppress(CredentialsError):
+            self._sealed = self._guard.seal(self._topic, self._payload, will=True)
+        return Will(topic=self._topic, payload=self._sealed)
+
+
 class _JudgedEvents(queue.Queue[LinkEvent]):
     """The events of a link, each judged when it is taken, by the thread that takes it."""
 
@@ -68,11 +99,12 @@ class _JudgedEvents(queue.Queue[LinkEvent]):
         self._guard = guard
 
     def get(self, block: bool = True, timeout: float | None = None) -> LinkEvent:
+        self._guard.tick()
         event = self._inner.get(block, timeout)
         if not isinstance(event, Received):
             return event
         try:
-            message = self._guard.open(event.topic, event.payload)
+            message = self._guard.open(event.topic, event.payload, retained=event.retained)
         except MessageRefused as refusal:
             return Refused(topic=event.topic, refusal=refusal)
         except TopicError:
