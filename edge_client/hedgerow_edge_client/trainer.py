@@ -27,6 +27,8 @@ from hedgerow_edge_client.task import is_out_of_memory
 from hedgerow_edge_client.trainer_frames import read_frame, write_frame
 
 PROGRESS_PAUSE_S = 0.2
+# In a simulation one trainer serves many clients, and keeps the data of so many.
+MAX_BENCHES = 64
 _PR_SET_PDEATHSIG = 1
 
 
@@ -96,19 +98,22 @@ def main(argv: list[str] | None = None) -> None:
         _die_with_parent()
     source, sink = _take_pipes()
     inbox, outbox = Inbox(source), Outbox(sink)
-    bench: Any = None
+    benches: dict[tuple[str, Path | None], Any] = {}
     while True:
         message = inbox.next()
         number = int(message["id"])
         try:
-            if bench is None:
+            whose = _whose(message, options)
+            if whose not in benches:
                 # Only here is torch loaded: if that kills us, there is a request to answer for.
                 from hedgerow_edge_client.workbench import Workbench
 
-                bench = Workbench(
-                    options.task, data=options.data, client=options.client, threads=options.threads
-                )
-            outbox.answer(number, {"result": _operate(bench, message, inbox=inbox, outbox=outbox)})
+                if len(benches) >= MAX_BENCHES:
+                    del benches[next(iter(benches))]
+                client, data = whose
+                benches[whose] = Workbench(options.task, data=data, client=client, threads=options.threads)
+            result = _operate(benches[whose], message, inbox=inbox, outbox=outbox)
+            outbox.answer(number, {"result": result})
         except TrainingCancelled:
             outbox.answer(number, {"cancelled": True})
         except OSError as error:
@@ -117,6 +122,14 @@ def main(argv: list[str] | None = None) -> None:
             outbox.answer(number, _failure(error))
         except (Exception, SystemExit) as error:  # noqa: BLE001  # the loop's top: nothing goes unanswered
             outbox.answer(number, _failure(error))
+
+
+def _whose(message: dict[str, Any], options: argparse.Namespace) -> tuple[str, Path | None]:
+    """Return the client that a request is for, and its data."""
+    if "client" not in message:
+        return options.client, options.data
+    data = message.pop("data")
+    return str(message.pop("client")), None if data is None else Path(data)
 
 
 def _operate(bench: Any, message: dict[str, Any], *, inbox: Inbox, outbox: Outbox) -> dict[str, Any]:

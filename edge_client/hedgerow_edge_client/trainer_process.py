@@ -201,10 +201,17 @@ class TrainerProcess:
             return None
         return unpack_array(answer["inputs"]), unpack_array(answer["targets"])
 
-    def start_train(self, request: TrainRequest) -> None:
+    def start_train(self, request: TrainRequest, *, as_client: tuple[str, Path | None] | None = None) -> None:
         """Begin to train; what comes of it is put into `events`.
 
         A training that is still under way is cancelled.
+
+        Parameters
+        ----------
+        request
+            What to do.
+        as_client
+            Name and data of another client, in whose place this is done; for simulations.
 
         Raises
         ------
@@ -214,7 +221,7 @@ class TrainerProcess:
         self.cancel()
         child = self._running()
         self._number += 1
-        child.send_training(self._number, request, layout=self._layout)
+        child.send_training(self._number, request, layout=self._layout, as_client=as_client)
 
     def cancel(self) -> None:
         """Stop the training that is under way: nothing of it is in `events` any more, nor will be."""
@@ -313,12 +320,23 @@ class _Child:
         self._outgoing.put({"id": number, **message})
         return answers
 
-    def send_training(self, number: int, request: TrainRequest, *, layout: bytes | None) -> None:
+    def send_training(
+        self,
+        number: int,
+        request: TrainRequest,
+        *,
+        layout: bytes | None,
+        as_client: tuple[str, Path | None] | None,
+    ) -> None:
         with self._lock:
             if self._crash is not None:
                 raise self._crash
             self._training = (number, request.round)
-        self._outgoing.put({"id": number, "op": "train", "layout": layout, "request": request.to_wire()})
+        message = {"id": number, "op": "train", "layout": layout, "request": request.to_wire()}
+        if as_client is not None:
+            name, data = as_client
+            message |= {"client": name, "data": None if data is None else str(data)}
+        self._outgoing.put(message)
 
     def cancel(self) -> None:
         with self._lock:

@@ -1,8 +1,9 @@
-"""A simulation with real training: one trainer process for each client, some of them at work at a time."""
+"""A simulation with real training: some trainer processes, which serve all clients."""
 
 from __future__ import annotations
 
 import hashlib
+import queue
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,9 +25,6 @@ from hedgerow_edge_client import (
 )
 from hedgerow_export import template_parameters
 
-# So many trainers keep torch and their data between rounds; where there are more, each is started anew.
-RESIDENT_TRAINERS = 16
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationFacts:
@@ -43,7 +41,7 @@ class SimulationFacts:
 
 
 class TrainerPool:
-    """Train for many clients, a few at a time, each in its own process.
+    """Train for many clients, a few at a time, in as many processes.
 
     Parameters
     ----------
@@ -56,10 +54,15 @@ class TrainerPool:
     """
 
     def __init__(self, task: Path, *, folders: Mapping[str, Path | None], workers: int) -> None:
-        self._trainers = {
-            name: TrainerProcess(task, data=folder, client=name) for name, folder in folders.items()
-        }
-        self._workers = ThreadPoolExecutor(workers)
+        self._folders = dict(folders)
+        # The clients' own data is told with each request.
+        self._trainers = [
+            TrainerProcess(task, data=None, client="simulation") for _ in range(min(workers, len(folders)))
+        ]
+        self._idle: queue.SimpleQueue[TrainerProcess] = queue.SimpleQueue()
+        for trainer in self._trainers:
+            self._idle.put(trainer)
+        self._workers = ThreadPoolExecutor(len(self._trainers))
         self._closing = False
 
     def train(self, requests: Sequence[tuple[str, TrainRequest]]) -> list[TrainResult | str]:
@@ -70,7 +73,7 @@ class TrainerPool:
         """End all processes, also those that are at work."""
         self._closing = True
         self._workers.shutdown(wait=False, cancel_futures=True)
-        for trainer in self._trainers.values():
+        for trainer in self._trainers:
             trainer.close()
             # A worker may wait for what will not come any more.
             trainer.events.put(Crashed(reason="the simulation was stopped"))
@@ -78,17 +81,17 @@ class TrainerPool:
 
     def _train_one(self, wanted: tuple[str, TrainRequest]) -> TrainResult | str:
         name, request = wanted
-        trainer = self._trainers[name]
         if self._closing:
             return "the simulation was stopped"
+        trainer = self._idle.get()
         try:
-            trainer.start_train(request)
+            trainer.start_train(request, as_client=(name, self._folders[name]))
             while isinstance(event := trainer.events.get(), Progress):
                 pass
         except EdgeClientError as error:
             return str(error)
-        if len(self._trainers) > RESIDENT_TRAINERS:
-            trainer.stop()
+        finally:
+            self._idle.put(trainer)
         if isinstance(event, Trained):
             return event.result
         assert isinstance(event, Failed | Crashed)
