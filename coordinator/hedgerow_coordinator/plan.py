@@ -14,7 +14,7 @@ from typing import Any
 from hedgerow_codecs import FEEDBACKS, CodecError, ConfigError, codec_from_config
 from hedgerow_coordinator.codec_schedule import codec_config_at
 from hedgerow_coordinator.errors import SettingError
-from hedgerow_coordinator.pruning.policy import PruningPolicy
+from hedgerow_coordinator.pruning.policy import ADDED, PruningPolicy
 from hedgerow_coordinator.server_optimizer import AggregationSettings
 from hedgerow_coordinator.settings import (
     NAME,
@@ -37,7 +37,7 @@ _ADDED: Mapping[tuple[str, str], object] = {
     ("aggregation", "second_moment_decay"): 0.99,
     ("aggregation", "epsilon"): 1e-3,
     ("transport", "max_kbit_s"): 0.0,
-}
+} | {("pruning", key): value for key, value in ADDED.items()}
 MAX_ROUNDS = 99_999
 DIGEST_BYTES = 16
 
@@ -247,13 +247,28 @@ class Plan:
 
     def __post_init__(self) -> None:
         pruning, rounds = self.pruning, self.run.rounds
-        last = {"cubic": pruning.end_round, "one-shot": pruning.start_round}.get(pruning.schedule, 1)
+        last = {"constant": 1, "one-shot": pruning.start_round, "adaptive": pruning.start_round}.get(
+            pruning.schedule, pruning.end_round
+        )
         if pruning.prunes and last > rounds:
             raise SettingError(
                 f"must be at most {rounds}, the number of rounds, not {last}: "
                 f"the run would end before density {pruning.density:g} is reached",
                 table="pruning",
-                key="end_round" if pruning.schedule == "cubic" else "start_round",
+                key="start_round" if pruning.schedule in ("one-shot", "adaptive") else "end_round",
+            )
+        if pruning.policy in ("vote", "tiered") and self.codec.feedback == "ef21":
+            raise SettingError(
+                f'must not be "ef21" with policy "{pruning.policy}": its estimates are of all live weights, '
+                'and each device sends a part of them; use "residual"',
+                table="codec",
+                key="feedback",
+            )
+        if pruning.tolerance > 0 and self.evaluate.data is None:
+            raise SettingError(
+                "must be 0 where nothing is measured: name test data under [evaluate] data",
+                table="pruning",
+                key="tolerance",
             )
 
     def uplink_at(self, round_number: int) -> dict[str, object]:

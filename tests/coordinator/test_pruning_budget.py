@@ -94,7 +94,7 @@ def test_no_tensor_gets_more_than_it_has_live(name: str) -> None:
     live = np.ones(30, np.bool_)
     live[1:10] = False
     scores = np.arange(30, 0, -1).astype(np.float32)
-    counts = BUDGETS[name](Candidates(layout=layout, live=live, scores=scores), 0.5)
+    counts = BUDGETS[name](Candidates(layout=layout, live=live, scores=scores, lamp=scores), 0.5)
     assert counts[0] == 1
     assert sum(counts) == 15
     assert max(counts) <= 10

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from hedgerow_codecs import Layout, Mask, TensorSpec
 from hedgerow_coordinator.errors import DensityError, PruningError, SettingError
-from hedgerow_coordinator.pruning.policy import PruningPolicy, initial_mask, prune, rescaled
+from hedgerow_coordinator.pruning.masking import initial_mask, prune, rescaled
+from hedgerow_coordinator.pruning.policy import PruningPolicy
 from hedgerow_coordinator.pruning.score import magnitude_scores, random_scores
 from hedgerow_coordinator.pruning.selection import largest
 

@@ -1,31 +1,62 @@
-"""Pruning policies: score, budget, schedule. Pure numpy on flat vectors, equal on every machine."""
+"""Pruning policies: score, budget, schedule, governance. Pure numpy, equal on every machine."""
 
 from hedgerow_coordinator.pruning.budget import (
     BUDGETS,
     Candidates,
+    er_budget,
     erk_budget,
     global_budget,
+    lamp_budget,
     uniform_budget,
 )
-from hedgerow_coordinator.pruning.policy import PruningPolicy, initial_mask, prune, rescaled
-from hedgerow_coordinator.pruning.schedule import SCHEDULES, constant, cubic, one_shot
-from hedgerow_coordinator.pruning.score import SCORES, magnitude_scores, random_scores
+from hedgerow_coordinator.pruning.evidence import Evidence
+from hedgerow_coordinator.pruning.masking import initial_mask, prune, rescaled
+from hedgerow_coordinator.pruning.policy import (
+    OUTCOME_BUDGETS,
+    OUTCOME_SCHEDULES,
+    POLICIES,
+    PruningPolicy,
+)
+from hedgerow_coordinator.pruning.schedule import SCHEDULES, constant, cosine, cubic, geometric, one_shot
+from hedgerow_coordinator.pruning.score import (
+    SCORES,
+    Score,
+    lamp_scores,
+    magnitude_scores,
+    random_scores,
+    row_norms,
+    softened,
+    update_scores,
+)
 
 __all__ = [
     "BUDGETS",
+    "OUTCOME_BUDGETS",
+    "OUTCOME_SCHEDULES",
+    "POLICIES",
     "SCHEDULES",
     "SCORES",
     "Candidates",
+    "Evidence",
     "PruningPolicy",
+    "Score",
     "constant",
+    "cosine",
     "cubic",
+    "er_budget",
     "erk_budget",
+    "geometric",
     "global_budget",
     "initial_mask",
+    "lamp_budget",
+    "lamp_scores",
     "magnitude_scores",
     "one_shot",
     "prune",
     "random_scores",
     "rescaled",
+    "row_norms",
+    "softened",
     "uniform_budget",
+    "update_scores",
 ]

@@ -8,7 +8,7 @@ machine.
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -32,6 +32,8 @@ class Candidates:
         Names of tensors that stay as they are, beside those that the layout calls not prunable.
     scores : ndarray, float32, shape (num_parameters,), or None
         Needed by `global_budget` alone.
+    lamp : ndarray, float32, shape (num_parameters,), or None
+        Needed by `lamp_budget` alone.
     least : int
         Each tensor keeps at least so many weights (or all, where it has fewer). 0 lets a tensor go empty.
     """
@@ -40,6 +42,7 @@ class Candidates:
     live: NDArray[np.bool_] | None = None
     protect: tuple[str, ...] = ()
     scores: NDArray[np.float32] | None = None
+    lamp: NDArray[np.float32] | None = None
     least: int = 1
     available: tuple[int, ...] = field(init=False)
     prunable: tuple[bool, ...] = field(init=False)
@@ -111,6 +114,29 @@ def erk_budget(candidates: Candidates, density: float) -> tuple[int, ...]:
     as `uniform_budget`.
     """
     return _divided(candidates, density, [max(1, sum(tensor.shape)) for tensor in candidates.layout.tensors])
+
+
+def er_budget(candidates: Candidates, density: float) -> tuple[int, ...]:
+    """Give larger tensors a lower density by their numbers of outputs and inputs alone: Erdős-Rényi.
+
+    Mocanu et al. 2018, as in Evci et al. 2020, section 3: a tensor's density is proportional to
+    ``(n_in + n_out) / (n_in n_out)``, so its number of weights to ``(n_in + n_out)`` times the size of its
+    kernel. Returns and raises as `uniform_budget`.
+    """
+    tensors = candidates.layout.tensors
+    shares = [max(1, sum(tensor.shape[:2]) * math.prod(tensor.shape[2:])) for tensor in tensors]
+    return _divided(candidates, density, shares)
+
+
+def lamp_budget(candidates: Candidates, density: float) -> tuple[int, ...]:
+    """Give each tensor as many weights as it has among the best of the whole model by their LAMP scores.
+
+    Lee et al. 2021: the budget of LAMP, whatever score then chooses within the tensors. Returns and raises as
+    `global_budget`.
+    """
+    if candidates.lamp is None:
+        raise ValueError("a LAMP budget needs LAMP scores")
+    return global_budget(replace(candidates, scores=candidates.lamp), density)
 
 
 def global_budget(candidates: Candidates, density: float) -> tuple[int, ...]:
@@ -191,4 +217,10 @@ def _divided(candidates: Candidates, density: float, shares: list[int]) -> tuple
 
 
 Budget = Callable[[Candidates, float], tuple[int, ...]]
-BUDGETS: Mapping[str, Budget] = {"erk": erk_budget, "uniform": uniform_budget, "global": global_budget}
+BUDGETS: Mapping[str, Budget] = {
+    "erk": erk_budget,
+    "er": er_budget,
+    "uniform": uniform_budget,
+    "global": global_budget,
+    "lamp": lamp_budget,
+}

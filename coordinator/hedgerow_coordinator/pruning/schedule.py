@@ -3,6 +3,7 @@
 A schedule is a function of the round alone, so a restarted coordinator finds the same density again.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -55,5 +56,50 @@ def constant(timetable: Timetable, round_number: int) -> float:  # noqa: ARG001 
     return timetable.density
 
 
+def geometric(timetable: Timetable, round_number: int) -> float:
+    """Keep the same share of what is left at every step: iterative pruning (Frankle & Carbin 2019).
+
+    >>> from types import SimpleNamespace
+    >>> table = SimpleNamespace(density=0.25, initial_density=1.0, start_round=1, end_round=5, every=2)
+    >>> [geometric(table, number) for number in range(1, 7)]
+    [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    """
+    share = _elapsed(timetable, round_number)
+    if share in (0.0, 1.0):
+        return timetable.density if share else timetable.initial_density
+    return _settled(timetable.initial_density * (timetable.density / timetable.initial_density) ** share)
+
+
+def cosine(timetable: Timetable, round_number: int) -> float:
+    """Fall along half a cosine: slowly at first and at the end."""
+    share = _elapsed(timetable, round_number)
+    if share in (0.0, 1.0):
+        return timetable.density if share else timetable.initial_density
+    fall = (1.0 + math.cos(math.pi * share)) / 2.0
+    return _settled(timetable.density + (timetable.initial_density - timetable.density) * fall)
+
+
+def _elapsed(timetable: Timetable, round_number: int) -> float:
+    """Return the share of the way that is done, 0 to 1; it moves only every `every` rounds."""
+    if round_number >= timetable.end_round:
+        return 1.0
+    if round_number <= timetable.start_round:
+        return 0.0
+    elapsed = round_number - timetable.start_round
+    elapsed -= elapsed % timetable.every
+    return elapsed / (timetable.end_round - timetable.start_round)
+
+
+def _settled(density: float) -> float:
+    """Round away the last bits, in which pow and cos differ between machines."""
+    return round(density, 12)
+
+
 Schedule = Callable[[Timetable, int], float]
-SCHEDULES: Mapping[str, Schedule] = {"cubic": cubic, "one-shot": one_shot, "constant": constant}
+SCHEDULES: Mapping[str, Schedule] = {
+    "cubic": cubic,
+    "geometric": geometric,
+    "cosine": cosine,
+    "one-shot": one_shot,
+    "constant": constant,
+}
