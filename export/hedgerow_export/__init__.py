@@ -3,6 +3,7 @@
 from hedgerow_export.artifact import export_model
 from hedgerow_export.description import describe_model
 from hedgerow_export.errors import (
+    ChannelError,
     ExportError,
     MetadataError,
     MetricError,
@@ -13,6 +14,7 @@ from hedgerow_export.errors import (
 )
 from hedgerow_export.evaluation import Evaluation, evaluate
 from hedgerow_export.filling import fill_template, template_layout, template_parameters
+from hedgerow_export.groups import ChannelGroup, ChannelGroups, FrozenChannels, Member, channel_groups
 from hedgerow_export.metrics import METRICS, Metric, accuracy, find_metric
 from hedgerow_export.model_proto import read_model
 from hedgerow_export.runner import InputSpec, Runner
@@ -21,9 +23,14 @@ from hedgerow_export.verification import Verification, verify_model
 
 __all__ = [
     "METRICS",
+    "ChannelError",
+    "ChannelGroup",
+    "ChannelGroups",
     "Evaluation",
     "ExportError",
+    "FrozenChannels",
     "InputSpec",
+    "Member",
     "MetadataError",
     "Metric",
     "MetricError",
@@ -34,6 +41,7 @@ __all__ = [
     "Verification",
     "VerificationError",
     "accuracy",
+    "channel_groups",
     "describe_model",
     "evaluate",
     "export_model",

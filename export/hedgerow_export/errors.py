@@ -7,6 +7,7 @@
     ├── TemplateError               a module, a template and a layout that do not go together  (user)
     ├── ModelError                  bytes that are not a model we can use, or inputs of the wrong shape
     ├── MetadataError               an entry that cannot be written into a model  (caller)
+    ├── ChannelError                masks of channels that do not fit a model's channel groups  (caller)
     ├── MetricError                 an unknown metric, or targets that do not fit the outputs  (user)
     └── VerificationError           a model that does not compute what it should  (ours)
 
@@ -72,6 +73,20 @@ class MetadataError(ExportError):
     def __init__(self, message: str, *, key: str) -> None:
         super().__init__(message)
         self.key = key
+
+
+class ChannelError(ExportError):
+    """Masks of channels do not fit a model's channel groups.
+
+    Attributes
+    ----------
+    group : str or None
+        The group at fault, where there is one.
+    """
+
+    def __init__(self, message: str, *, group: str | None = None) -> None:
+        super().__init__(message)
+        self.group = group
 
 
 class MetricError(ExportError):

@@ -1,7 +1,9 @@
 """Modules to export, each exported once for the whole run."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,10 +112,25 @@ BUILDERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 _made: dict[str, Exported] = {}
 
 
+def _load_architectures() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
+    """Load the file beside this one; tests are no package, so it cannot be imported by name."""
+    spec = importlib.util.spec_from_file_location(
+        "architectures", Path(__file__).with_name("architectures.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ARCHITECTURES
+
+
+ARCHITECTURES = _load_architectures()
+
+
 def _build(name: str) -> Exported:
     if name not in _made:
         torch.manual_seed(7)
-        builder, shape = BUILDERS[name]
+        builder, shape = BUILDERS.get(name) or ARCHITECTURES[name]
         module = builder().eval()
         inputs = np.random.default_rng(7).standard_normal((6, *shape)).astype(np.float32)
         layout = layout_of(module)
@@ -135,3 +152,14 @@ def mlp() -> Exported:
 @pytest.fixture(scope="session")
 def residual() -> Exported:
     return _build("residual")
+
+
+@pytest.fixture(scope="session", params=list(ARCHITECTURES))
+def architecture(request: pytest.FixtureRequest) -> Exported:
+    return _build(request.param)
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[[str], Exported]:
+    """Return a function from a name to the exported module of that name."""
+    return _build
