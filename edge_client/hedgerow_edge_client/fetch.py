@@ -5,17 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hedgerow_transport import BlobAssembler, BlobError, BlobRef, Need, Publication, Topics
+from hedgerow_edge_client.window import Window
+from hedgerow_transport import (
+    BlobAssembler,
+    BlobError,
+    BlobRef,
+    Need,
+    Publication,
+    Topics,
+    bitmap,
+)
 
 # How long the way may be silent before missing chunks are asked for, and how far the pause grows.
 FIRST_PAUSE_S = 0.3
 LONGEST_PAUSE_S = 30.0
-# Asking for a few blobs at a time keeps the answer short enough for a slow link.
+# On a slow link chunks come seldom: a silence is longer than so many times the pauses between them.
+SILENCE_GAPS = 3
+LONGEST_SILENCE_S = 300.0
 BLOBS_ASKED_AT_ONCE = 4
+# Until something has come nobody knows how slow the way is, or whether all of it is under way already.
+PROBE_BYTES = 16 << 10
+# What was asked for and has not come after so many trips, or so long, is asked for again.
+LOST_AFTER_TRIPS = 4
+LOST_AFTER_S = 2.0
+
+Chunk = tuple[bytes, int]
 
 
 class Fetch:
     """Assemble a set of blobs out of broadcast chunks.
+
+    The coordinator broadcasts by itself what is new, so nothing is asked for while chunks come. After a
+    silence missing chunks are asked for, and from then on more of them as they come, within a window: what a
+    lost link costs is bounded by it, and so is the queue in front of a slow one.
 
     Parameters
     ----------
@@ -28,7 +50,7 @@ class Fetch:
     jitter
         Returns a number in [0, 1): spreads the requests of many clients over time.
     directory
-        Where unfinished blobs are kept, so that a restart asks only for the rest; None keeps them in memory.
+        Where blobs are kept, so that a restart asks only for the rest; None keeps them in memory.
     earlier
         A fetch that this one takes the place of; what it has of the same blobs is not asked for again.
     """
@@ -47,23 +69,29 @@ class Fetch:
         self._jitter = jitter
         self._pause_s = FIRST_PAUSE_S
         self._ask_at: float | None = None
+        self._chunk_bytes = chunk_bytes
+        self._window = Window(chunk_bytes)
+        # What was asked for and is not here, and when.
+        self._asked: dict[Chunk, float] = {}
+        self._pulling = False
+        self._heard = False
+        self._heard_at = 0.0
+        self._gap_s = 0.0
+        if earlier is not None:
+            self._heard, self._gap_s = earlier._heard, earlier._gap_s
         begun = {} if earlier is None else earlier._assemblers
         self._assemblers: dict[bytes, BlobAssembler] = {}
         for ref in refs:
             known = begun.get(ref.digest)
             if known is None or known.ref.size != ref.size or known.chunk_bytes != chunk_bytes:
-                known = BlobAssembler(ref, chunk_bytes=chunk_bytes, directory=directory)
+                known = _assembler(ref, chunk_bytes=chunk_bytes, directory=directory)
             self._assemblers[ref.digest] = known
-        self._done: dict[bytes, bytes] = {}
         self._failed: set[bytes] = set()
-        for digest, assembler in self._assemblers.items():
-            if assembler.complete:
-                self._done[digest] = assembler.data()
 
     @property
     def complete(self) -> bool:
         """Whether every blob is here and checked."""
-        return len(self._done) == len(self._assemblers)
+        return all(assembler.complete for assembler in self._assemblers.values())
 
     @property
     def wake_at(self) -> float | None:
@@ -72,10 +100,14 @@ class Fetch:
 
     def data(self, digest: bytes) -> bytes:
         """Return a finished blob."""
-        return self._done[digest]
+        return self._assemblers[digest].data()
 
     def start(self, now: float) -> None:
-        """Begin to wait for chunks that the coordinator pushes by itself."""
+        """Begin to wait for chunks, on a link that is new: what was under way is lost."""
+        self._asked.clear()
+        self._pulling = False
+        self._heard_at = now
+        self._pause_s = FIRST_PAUSE_S
         self._ask_at = now + self._next_pause()
 
     def add(self, digest: bytes, index: int, data: bytes, *, now: float) -> bool:
@@ -87,38 +119,96 @@ class Fetch:
             When a chunk or the finished blob does not fit its reference; the blob starts again.
         """
         assembler = self._assemblers.get(digest)
-        if assembler is None or digest in self._done:
+        if assembler is None or assembler.complete:
             return False
+        if assembler.holds(index):
+            # Sent for somebody else; what is missing here does not come any sooner by it.
+            return True
         try:
-            complete = assembler.add(index, data)
+            assembler.add(index, data)
         except BlobError:
             self._failed.add(digest)
             # Growing pauses: a blob that never comes out right must not keep the network busy.
+            self._pulling = False
+            self._asked.clear()
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
             self._ask_at = now + self._next_pause()
             raise
-        if digest not in self._failed:
-            self._pause_s = FIRST_PAUSE_S
-        self._ask_at = now + self._next_pause()
-        if complete:
-            self._done[digest] = assembler.data()
+        self._note((digest, index), now=now)
         return True
 
     def tick(self, now: float) -> list[Publication]:
         """Return the requests for missing chunks that are due."""
         if self.complete or self._ask_at is None or now < self._ask_at:
             return []
-        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+        if not self._pulling:
+            if self._asked:
+                self._window.lost()
+            self._asked.clear()
+            self._pause_s = max(min(self._pause_s * 2, LONGEST_PAUSE_S), self._silence_s)
+        self._pulling = False
         self._ask_at = now + self._next_pause()
-        open_blobs = [d for d in self._assemblers if d not in self._done][:BLOBS_ASKED_AT_ONCE]
-        return [
-            Publication(
-                topic=self._topics.need,
-                payload=Need(digest=digest, bitmap=self._assemblers[digest].missing()).encode(),
-                qos=1,
-            )
-            for digest in open_blobs
-        ]
+        wanted = self._wanted()
+        self._asked.update((chunk, now) for chunk in wanted)
+        numbers: dict[bytes, list[int]] = {}
+        for digest, index in wanted:
+            numbers.setdefault(digest, []).append(index)
+        return [self._request(digest, indices) for digest, indices in numbers.items()]
+
+    def _note(self, chunk: Chunk, *, now: float) -> None:
+        """Learn from a chunk's arrival how fast the way is, and ask for more when little is under way."""
+        self._gap_s = max(now - self._heard_at, self._gap_s / 2)
+        self._heard, self._heard_at = True, now
+        if chunk[0] not in self._failed:
+            self._pause_s = max(FIRST_PAUSE_S, self._silence_s)
+        self._ask_at = now + self._next_pause()
+        asked_at = self._asked.pop(chunk, None)
+        if asked_at is None:
+            return
+        self._window.arrived(1, trip_s=now - asked_at)
+        lost_s = max(LOST_AFTER_S, LOST_AFTER_TRIPS * (now - asked_at))
+        self._asked = {other: at for other, at in self._asked.items() if now - at < lost_s}
+        if chunk[0] not in self._failed and 2 * self._num_asked <= self._window.num_bytes:
+            self._pulling, self._ask_at = True, now
+
+    def _wanted(self) -> list[Chunk]:
+        room = self._window.num_bytes - self._num_asked if self._heard else PROBE_BYTES
+        wanted: list[Chunk] = []
+        incomplete = [d for d, assembler in self._assemblers.items() if not assembler.complete]
+        for digest in incomplete[:BLOBS_ASKED_AT_ONCE]:
+            assembler = self._assemblers[digest]
+            for index in range(assembler.num_chunks):
+                if room <= 0:
+                    return wanted
+                if not assembler.holds(index) and (digest, index) not in self._asked:
+                    wanted.append((digest, index))
+                    room -= self._size(wanted[-1])
+        return wanted
+
+    @property
+    def _num_asked(self) -> int:
+        return sum(map(self._size, self._asked))
+
+    def _size(self, chunk: Chunk) -> int:
+        digest, index = chunk
+        return min(self._chunk_bytes, self._assemblers[digest].ref.size - index * self._chunk_bytes)
+
+    def _request(self, digest: bytes, missing: list[int]) -> Publication:
+        bits = bitmap.from_indices(missing, size=self._assemblers[digest].num_chunks)
+        need = Need(digest=digest, bitmap=bits)
+        return Publication(topic=self._topics.need, payload=need.encode(), qos=1)
+
+    @property
+    def _silence_s(self) -> float:
+        return min(SILENCE_GAPS * self._gap_s, LONGEST_SILENCE_S)
 
     def _next_pause(self) -> float:
         return self._pause_s * (1.0 + self._jitter())
+
+
+def _assembler(ref: BlobRef, *, chunk_bytes: int, directory: Path | None) -> BlobAssembler:
+    try:
+        return BlobAssembler(ref, chunk_bytes=chunk_bytes, directory=directory)
+    except BlobError:
+        # The disk fails: memory will do, and a blob that is wrong by itself is refused again.
+        return BlobAssembler(ref, chunk_bytes=chunk_bytes)

@@ -45,6 +45,7 @@ from hedgerow_transport import (
     decode_chunk,
     decode_down,
     decode_message,
+    keep_parts,
 )
 
 # A sync that stays unanswered is repeated; the coordinator may have been restarting.
@@ -297,8 +298,10 @@ class ClientSession:
             chunk_bytes=manifest.chunk_bytes,
             topics=self._topics,
             jitter=self._jitter,
+            directory=self._memory.blobs,
             earlier=self._fetch,
         )
+        self._keep_blobs(refs)
         self._fetch.start(now)
         return self._after_fetch(now)
 
@@ -338,8 +341,14 @@ class ClientSession:
             self._replica, self._steps = replica, ()
             self._feedback = under_mask(self._feedback, replica.mask)
             self._save()
+            self._keep_blobs([])
         self._wrong_models = 0
         return self._proceed(now)
+
+    def _keep_blobs(self, refs: list[BlobRef]) -> None:
+        """Delete all blobs on disk but these and the plan, which a restart would ask for again."""
+        if self._memory.blobs is not None and self._manifest is not None:
+            keep_parts(self._memory.blobs, [ref.digest for ref in (self._manifest.plan, *refs)])
 
     def _start_over(self, reason: str, now: float) -> list[Action]:
         """Forget the model and ask for a whole one; give up when that keeps failing."""

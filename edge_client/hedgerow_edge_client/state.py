@@ -27,6 +27,7 @@ from hedgerow_transport import write_durably
 MAGIC = b"HGSTATE1"
 _DIGEST_BYTES = 16
 _SNAPSHOT, _SESSION, _LOCK = "snapshot", "session", "lock"
+_BLOBS = "blobs"
 _DAMAGED = ".damaged"
 
 
@@ -151,6 +152,11 @@ class ClientState:
                 path=directory,
             ) from error
 
+    @property
+    def blobs(self) -> Path:
+        """Folder for what has come of blobs."""
+        return self.directory / _BLOBS
+
     def load(self) -> Snapshot | None:
         """Return what was saved last; None on a first start, or when the file is damaged (see `warnings`).
 
@@ -244,6 +250,8 @@ class ClientState:
 
 class MemoryState:
     """The same without a disk, for simulations."""
+
+    blobs: Path | None = None
 
     def __init__(self) -> None:
         self.warnings: list[str] = []

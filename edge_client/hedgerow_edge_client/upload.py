@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
+from hedgerow_edge_client.window import Window
 from hedgerow_transport import Accept, Offer, Publication, Topics, chunk_count, encode_chunk, indices
 
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 60.0
 # While chunks are under way the coordinator tells by itself what came; an offer would only ask it for that.
 UNDER_WAY_PAUSE_S = 10.0
-# Chunks that nobody has heard of for so many times a chunk's usual trip are lost; as long as none has made
-# the trip, for as long as the slowest link needs (on 20 kbit/s one takes 20 s).
-LOST_AFTER_TRIPS = 4
-LOST_AFTER_S = (UNDER_WAY_PAUSE_S, 60.0)
-# What may be under way at a time: enough for a fast link, and what a lost link costs at most. Two chunks at
-# least, so that one travels while the word that the other came is on its way back.
-FIRST_WINDOW_BYTES = 64 << 10
-LARGEST_WINDOW_BYTES = 512 << 10
-LEAST_CHUNKS = 2
-# Where a chunk is under way for so long a larger window would only make a longer queue.
-SLOW_TRIP_S = 4.0
 
 
 class Upload:
@@ -52,9 +42,8 @@ class Upload:
         self._offered = False
         # In the order of sending, each with when it was sent.
         self._under_way: dict[int, float] = {}
-        self._window_bytes = FIRST_WINDOW_BYTES
+        self._window = Window(offer.chunk_bytes)
         self._moved_at = 0.0
-        self._trip_s: float | None = None
 
     @property
     def digest(self) -> bytes:
@@ -81,7 +70,7 @@ class Upload:
         """Return the offer when it is due."""
         if now < self._offer_at:
             return []
-        if now - self._moved_at >= self._patience_s:
+        if now - self._moved_at >= self._window.patience_s:
             self._lose()
         self._offered = True
         self._wait(now)
@@ -95,7 +84,7 @@ class Upload:
         size, step = self._offer.update.size, self._offer.chunk_bytes
         have = set(indices(accept.have))
         self._note_arrivals(have, now=now)
-        room = max(LEAST_CHUNKS, self._window_bytes // step) - len(self._under_way)
+        room = self._window.num_chunks - len(self._under_way)
         wanted = [i for i in range(chunk_count(size, step)) if i not in have and i not in self._under_way]
         chosen = wanted[: max(0, room)]
         if chosen and not self._under_way:
@@ -115,20 +104,13 @@ class Upload:
         if not places:
             return
         self._moved_at, self._pause_s = now, FIRST_PAUSE_S
-        self._trip_s = now - self._under_way[sent[places[-1]]]
+        trip_s = now - self._under_way[sent[places[-1]]]
         for index in sent[: places[-1] + 1]:
             del self._under_way[index]
         if len(places) <= places[-1]:
-            self._shrink()
-        elif self._trip_s < SLOW_TRIP_S:
-            grown = self._window_bytes + len(places) * self._offer.chunk_bytes
-            self._window_bytes = min(grown, LARGEST_WINDOW_BYTES)
-
-    @property
-    def _patience_s(self) -> float:
-        shortest, longest = LOST_AFTER_S
-        trips_s = longest if self._trip_s is None else LOST_AFTER_TRIPS * self._trip_s
-        return min(max(shortest, trips_s), longest)
+            self._window.lost()
+        else:
+            self._window.arrived(len(places), trip_s=trip_s)
 
     def _wait(self, now: float) -> None:
         pause_s = max(self._pause_s, UNDER_WAY_PAUSE_S) if self._under_way else self._pause_s
@@ -136,8 +118,5 @@ class Upload:
 
     def _lose(self) -> None:
         if self._under_way:
-            self._shrink()
+            self._window.lost()
         self._under_way.clear()
-
-    def _shrink(self) -> None:
-        self._window_bytes = max(FIRST_WINDOW_BYTES, self._window_bytes // 2)

@@ -4,7 +4,15 @@ import itertools
 
 import pytest
 
-from hedgerow_edge_client.fetch import BLOBS_ASKED_AT_ONCE, FIRST_PAUSE_S, LONGEST_PAUSE_S, Fetch
+from hedgerow_edge_client.fetch import (
+    BLOBS_ASKED_AT_ONCE,
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    PROBE_BYTES,
+    SILENCE_GAPS,
+    Fetch,
+)
+from hedgerow_edge_client.window import FIRST_WINDOW_BYTES, LARGEST_WINDOW_BYTES
 from hedgerow_transport import BlobError, BlobRef, Need, Topics, blob_digest, decode_message, indices
 
 DATA = bytes(range(50))
@@ -15,13 +23,14 @@ def ref_of(data, kind="keyframe"):
     return BlobRef(kind=kind, digest=blob_digest(data), size=len(data))
 
 
-def fetch_of(*blobs, earlier=None, chunk_bytes=16):
+def fetch_of(*blobs, earlier=None, chunk_bytes=16, directory=None):
     return Fetch(
         [ref_of(data) for data in blobs],
         chunk_bytes=chunk_bytes,
         topics=TOPICS,
         jitter=lambda: 0.5,
         earlier=earlier,
+        directory=directory,
     )
 
 
@@ -56,19 +65,117 @@ def test_missing_chunks_are_asked_for_after_silence_with_growing_pauses():
     fetch = fetch_of(DATA)
     fetch.start(10.0)
     assert fetch.wake_at == 10.0 + 1.5 * FIRST_PAUSE_S
-    give(fetch, DATA, 1, now=10.2)
+    give(fetch, DATA, 1, now=10.05)
     assert fetch.tick(10.0 + 1.5 * FIRST_PAUSE_S) == []
     times = []
     for _ in range(12):
         times.append(fetch.wake_at)
         assert asked(fetch.tick(fetch.wake_at)) == [(blob_digest(DATA), [0, 2, 3])]
     pauses = [b - a for a, b in itertools.pairwise(times)]
-    assert times[0] == pytest.approx(10.2 + 1.5 * FIRST_PAUSE_S)
+    assert times[0] == pytest.approx(10.05 + 1.5 * FIRST_PAUSE_S)
     assert pauses[:3] == pytest.approx([1.5 * FIRST_PAUSE_S * factor for factor in (2, 4, 8)])
     assert pauses[-1] == pytest.approx(1.5 * LONGEST_PAUSE_S)
-    # A sign of life makes it eager again.
-    give(fetch, DATA, 0, now=1000.0)
-    assert fetch.wake_at == pytest.approx(1000.0 + 1.5 * FIRST_PAUSE_S)
+
+
+def test_a_slow_link_is_given_time():
+    fetch = fetch_of(bytes(320))
+    fetch.start(0.0)
+    give(fetch, bytes(320), 0, now=20.0)
+    assert fetch.wake_at == pytest.approx(20.0 + 1.5 * SILENCE_GAPS * 20.0)
+    # It has become faster: what is missing is soon noticed again.
+    for index in range(1, 9):
+        give(fetch, bytes(320), index, now=20.0 + index)
+    assert fetch.wake_at == pytest.approx(28.0 + 1.5 * SILENCE_GAPS * 1.0)
+
+
+def test_chunks_for_somebody_else_do_not_put_off_a_request():
+    fetch = fetch_of(DATA)
+    fetch.start(0.0)
+    give(fetch, DATA, 0, now=0.0)
+    due = fetch.wake_at
+    assert give(fetch, DATA, 0, now=0.3)
+    assert fetch.wake_at == due
+    assert asked(fetch.tick(due)) == [(blob_digest(DATA), [1, 2, 3])]
+
+
+LARGE = bytes(range(256)) * 16 * 300
+STEP = 4096
+
+
+def pull(fetch, now, numbers):
+    """Hand in chunks of `LARGE`; return what is asked for then and there."""
+    wanted = []
+    for index in numbers:
+        fetch.add(blob_digest(LARGE), index, LARGE[index * STEP : (index + 1) * STEP], now=now)
+        wanted += [i for _, missing in asked(fetch.tick(now)) for i in missing]
+    return wanted
+
+
+def test_a_large_blob_is_pulled_within_a_window_that_grows():
+    fetch = fetch_of(LARGE, chunk_bytes=STEP)
+    fetch.start(0.0)
+    now = fetch.wake_at
+    ((_, under_way),) = asked(fetch.tick(now))
+    assert under_way == list(range(PROBE_BYTES // STEP))
+    sizes = [len(under_way)]
+    while not fetch.complete:
+        now += 0.1
+        under_way = pull(fetch, now, under_way)
+        sizes.append(len(under_way))
+    assert fetch.data(blob_digest(LARGE)) == LARGE
+    assert sum(sizes) == 300
+    assert sizes[1] * STEP <= 2 * FIRST_WINDOW_BYTES
+    assert max(sizes) * STEP <= LARGEST_WINDOW_BYTES
+    assert len(sizes) < 12
+
+
+def test_after_a_lost_link_no_more_than_the_window_is_asked_for_again():
+    fetch = fetch_of(LARGE, chunk_bytes=STEP)
+    fetch.start(0.0)
+    under_way = asked(fetch.tick(fetch.wake_at))[0][1]
+    for turn in range(3):
+        under_way = pull(fetch, 1.0 + turn / 10, under_way)
+    fetch.start(50.0)
+    assert fetch.wake_at == pytest.approx(50.0 + 1.5 * FIRST_PAUSE_S)
+    again = asked(fetch.tick(fetch.wake_at))[0][1]
+    assert again[0] == under_way[0]
+    assert len(again) * STEP <= LARGEST_WINDOW_BYTES
+
+
+def test_a_lost_chunk_is_asked_for_again_while_others_come():
+    fetch = fetch_of(LARGE, chunk_bytes=STEP)
+    fetch.start(0.0)
+    under_way = asked(fetch.tick(fetch.wake_at))[0][1]
+    lost, now, wanted = under_way[0], 1.0, under_way[1:]
+    for _ in range(10):
+        now += 0.4
+        wanted = pull(fetch, now, wanted)
+        if lost in wanted:
+            break
+    assert lost in wanted
+    assert not fetch.complete
+
+
+def test_a_restart_goes_on_with_what_is_on_disk(tmp_path):
+    first = fetch_of(DATA, b"plan", directory=tmp_path)
+    give(first, DATA, 2)
+    give(first, b"plan", 0)
+    again = fetch_of(DATA, b"plan", directory=tmp_path)
+    assert again.data(blob_digest(b"plan")) == b"plan"
+    again.start(0.0)
+    # Neither the plan nor chunk 2 is asked for.
+    assert asked(again.tick(again.wake_at)) == [(blob_digest(DATA), [0, 1, 3])]
+    for index in (0, 1, 3):
+        give(again, DATA, index)
+    assert fetch_of(DATA, b"plan", directory=tmp_path).complete
+
+
+def test_a_disk_that_fails_is_done_without(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    fetch = fetch_of(DATA, directory=tmp_path / "file")
+    for index in range(4):
+        give(fetch, DATA, index)
+    assert fetch.data(blob_digest(DATA)) == DATA
 
 
 def test_only_a_few_blobs_are_asked_for_at_a_time():

@@ -23,6 +23,7 @@ from hedgerow_codecs import (
 from hedgerow_edge_client import (
     CancelTraining,
     ClientSession,
+    ClientState,
     Leave,
     MemoryState,
     Say,
@@ -51,6 +52,7 @@ from hedgerow_transport import (
     decode_message,
     encode_chunk,
     encode_cohort,
+    indices,
     parse_topic,
 )
 
@@ -888,3 +890,27 @@ def test_no_message_of_any_kind_is_an_exception(data):
         )
         leader.session.handle(topic, payload, now=float(number))
         leader.session.tick(float(number))
+
+
+def test_a_restarted_client_asks_for_nothing_that_it_has_on_disk(tmp_path):
+    first = ClientState(tmp_path)
+    leader = Leader(memory=first)
+    manifest = leader.manifest(0, "waiting")
+    leader.announce(manifest)
+    leader.send(manifest.plan, manifest.steps[0])
+    # Of the keyframe only the first chunk; then the power fails.
+    keyframe = leader.blobs[manifest.steps[1].digest]
+    leader.hear(TOPICS.blob(manifest.steps[1].digest), encode_chunk(0, keyframe[:64]))
+    first.close()
+    second = ClientState(tmp_path)
+    again = Leader(memory=second)
+    again.announce(manifest)
+    need = said(again.session.tick(100.0), Need)
+    num_chunks = -(-len(keyframe) // 64)
+    assert (need.digest, indices(need.bitmap)) == (manifest.steps[1].digest, list(range(1, num_chunks)))
+    again.blobs = leader.blobs
+    again.send(manifest.steps[1])
+    assert again.snapshot.version == 0
+    # The model is in the state now; of the blobs only the plan is kept.
+    assert [path.stem for path in second.blobs.iterdir()] == [manifest.plan.digest.hex()]
+    second.close()

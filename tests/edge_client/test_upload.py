@@ -5,11 +5,10 @@ import pytest
 from hedgerow_edge_client.upload import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
-    LOST_AFTER_S,
-    SLOW_TRIP_S,
     UNDER_WAY_PAUSE_S,
     Upload,
 )
+from hedgerow_edge_client.window import LOST_AFTER_S, SLOW_TRIP_S
 from hedgerow_transport import (
     Accept,
     BlobRef,

@@ -2,7 +2,7 @@
 
 from hedgerow_transport import bitmap
 from hedgerow_transport.bitmap import count, indices, union
-from hedgerow_transport.blob import BlobAssembler, blob_chunk, blob_digest
+from hedgerow_transport.blob import BlobAssembler, blob_chunk, blob_digest, keep_parts
 from hedgerow_transport.blob_store import BlobStore
 from hedgerow_transport.broker import Broker, run_mosquitto, start_broker
 from hedgerow_transport.broker_preset import BROKER_PRESETS, BrokerPreset, fitting_chunk_bytes
@@ -208,6 +208,7 @@ __all__ = [
     "fitting_chunk_bytes",
     "indices",
     "is_sealed",
+    "keep_parts",
     "matches",
     "mosquitto_version",
     "need_cryptography",

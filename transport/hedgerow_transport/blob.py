@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from hedgerow_transport.chunk import CHUNK_HEADER_BYTES, decode_chunk, encode_ch
 from hedgerow_transport.errors import BlobError, MessageError
 from hedgerow_transport.manifest import BlobRef, chunk_count
 from hedgerow_transport.topics import DIGEST_BYTES
+
+_PART = ".part"
 
 
 def blob_digest(data: bytes) -> bytes:
@@ -30,6 +34,18 @@ def blob_chunk(data: bytes, index: int, *, chunk_bytes: int) -> bytes:
     if not part:
         raise BlobError(f"a blob of {len(data)} bytes has no chunk {index} of {chunk_bytes} bytes")
     return part
+
+
+def keep_parts(directory: Path, digests: Iterable[bytes]) -> None:
+    """Delete what `BlobAssembler` keeps in a directory of all blobs but these.
+
+    What cannot be deleted stays; it does no harm but to the space on the disk.
+    """
+    names = {digest.hex() + _PART for digest in digests}
+    with contextlib.suppress(OSError):
+        for path in directory.glob(f"*{_PART}"):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
 
 
 class BlobAssembler:
@@ -95,12 +111,16 @@ class BlobAssembler:
             raise BlobError(f"{_name(self.ref)}: chunk {index} of {len(data)} bytes does not belong to it")
         if self._complete or index in self._chunks:
             return self._complete
-        self._chunks[index] = data
         if self._file is not None:
             self._file.append(index, data)
+        self._chunks[index] = data
         if len(self._chunks) == self.num_chunks and not self._finish():
             raise BlobError(f"{_name(self.ref)}: the digest does not match; its chunks are forgotten")
         return self._complete
+
+    def holds(self, index: int) -> bool:
+        """Say whether a chunk is there."""
+        return index in self._chunks
 
     def have(self) -> bytes:
         """Return the bitmap of chunks that are there."""
@@ -152,7 +172,7 @@ class _PartFile:
     _LENGTH = struct.Struct(">I")
 
     def __init__(self, directory: Path, *, ref: BlobRef, chunk_bytes: int) -> None:
-        self._path = directory / f"{ref.digest.hex()}.part"
+        self._path = directory / (ref.digest.hex() + _PART)
         self._header = self._HEADER.pack(b"HGP1", ref.size, chunk_bytes)
         self._chunk_bytes = chunk_bytes
         overhead = self._LENGTH.size + CHUNK_HEADER_BYTES
