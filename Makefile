@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: demo test test-slow test-browser check format clean
+.PHONY: demo test test-slow test-browser test-numpy test-arm64 fuzz check format clean
 
 demo: $(VENV)/.ready-demo
 	@$(BIN)/hedgerow demo $(ARGS)
@@ -19,6 +19,16 @@ test-slow: $(VENV)/.ready-dev
 
 test-browser: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest -m browser $(ARGS)
+
+# The codecs' bytes with the oldest and the newest numpy, on an emulated ARM, and under a fuzzer: minutes, and downloads.
+test-numpy:
+	@PYTHON="$(PYTHON)" bash tests/determinism/run.sh
+
+test-arm64: $(VENV)/.ready-dev
+	@PYTHON="$(BIN)/python" bash tests/arm64/run.sh $(ARGS)
+
+fuzz:
+	@PYTHON="$(PYTHON)" bash tests/fuzz/run.sh $(ARGS)
 
 check: $(VENV)/.ready-dev
 	@echo "make check: ruff, mypy, pyright"
