@@ -93,9 +93,10 @@ class ContextCoder:
         told = classes > 0
         symbols = np.zeros(signal.mask.num_live, np.uint8)
         symbols[signal.positions] = self._symbols(magnitudes)
-        bases = classes - np.uint8(1)
-        if not told.all():
-            symbols, bases = symbols[told], bases[told]
+        if told.all():
+            bases = classes - np.uint8(1)
+        else:
+            symbols, bases = symbols[told], classes[told] - np.uint8(1)
         large = magnitudes >= FIRST_BUCKETED
         buckets, lows = bucket((magnitudes[large] - FIRST_BUCKETED) // self._stride)
 
@@ -127,7 +128,8 @@ class ContextCoder:
         told = classes > 0
         symbols = np.zeros(classes.size, np.uint8)
         symbols[told] = _read(reader, classes[told] - np.uint8(1), model=self._model(), lanes=lanes)
-        positions = np.flatnonzero(symbols).astype(np.int64, copy=False)
+        # Of truth values, numpy finds places six times as fast as of numbers.
+        positions = np.flatnonzero(symbols > 0).astype(np.int64, copy=False)
         magnitudes = symbols[positions].astype(np.int64)
         large = np.flatnonzero(magnitudes >= FIRST_BUCKETED)
         buckets = np.zeros(0, np.uint8)

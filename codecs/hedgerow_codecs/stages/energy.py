@@ -47,8 +47,8 @@ class Levels:
 
     def classes(self) -> NDArray[np.uint8]:
         """Return the class of each row and column, shape (len(rows), len(columns))."""
-        classes: NDArray[np.uint8] = _class_table()[self.rows[:, None], self.columns]
-        return classes
+        # Rows of the table first: to index by both at once takes five times as long.
+        return _class_table().take(self.rows, axis=0).take(self.columns, axis=1)
 
 
 @cache

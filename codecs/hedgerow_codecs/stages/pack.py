@@ -29,7 +29,7 @@ class PackCodes:
         if len(signal.data) < size:
             raise PayloadError(f"{signal.mask.num_live} codes take {size} bytes, got {len(signal.data)}")
         codes = unpack(signal.data[:size], count=signal.mask.num_live, bits=self.bits)
-        positions = np.flatnonzero(codes).astype(np.int64)
+        positions = np.flatnonzero(codes != 0).astype(np.int64)
         return replace(signal, positions=positions, codes=codes[positions], data=signal.data[size:])
 
 

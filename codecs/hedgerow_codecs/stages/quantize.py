@@ -21,6 +21,7 @@ _BLOCK = 1 << 18
 _MAX_CODE_BITS = 14.0
 _SAMPLE_BITS = 17
 _LARGE = 64
+_SURELY, _TINY = 1 - 2.0**-20, 2.0**-120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +131,8 @@ class DeadzoneQuantizer:
 
     def encode(self, signal: Signal) -> Signal:
         values = signal.values
-        largest = float(max(values.max(initial=0), -values.min(initial=0)))
-        wanted = max(self.step * _root_mean_square(values), largest / (MAX_CODE // 2))
+        mean, largest = _root_mean_square_and_largest(values)
+        wanted = max(self.step * mean, largest / (MAX_CODE // 2))
         index = grid_index(min(wanted, MAX_MAGNITUDE))
         step = float(grid_steps(np.array(index)))
         positions, codes = _round_outside(values, step=step, deadzone=self.deadzone)
@@ -161,10 +162,10 @@ class DeadzoneQuantizer:
         of_codes = classes[positions]
         first_bits, more_bits = code_bits(classes, of_codes, magnitudes)
         sizes = np.abs(scaled)
-        worth = sizes >= ((1 + self.tradeoff * first_bits) / 2)[of_codes]
-        down = ((1 + self.tradeoff * more_bits) / 2)[of_codes[worth]]
-        magnitudes = np.maximum(np.floor(sizes[worth] + (1 - down)), 1)
-        return positions[worth], np.copysign(magnitudes, scaled[worth]).astype(np.int32)
+        worth = np.flatnonzero(sizes >= ((1 + self.tradeoff * first_bits) / 2).take(of_codes))
+        down = ((1 + self.tradeoff * more_bits) / 2).take(of_codes.take(worth))
+        magnitudes = np.maximum(np.floor(sizes.take(worth) + (1 - down)), 1)
+        return positions.take(worth), np.copysign(magnitudes, scaled.take(worth)).astype(np.int32)
 
     def decode(self, signal: Signal) -> Signal:
         return read_steps(signal)
@@ -176,23 +177,33 @@ def in_steps(values: NDArray[np.float32], step: float | NDArray[np.float64]) -> 
     return quotients
 
 
-def _root_mean_square(values: NDArray[np.float32]) -> float:
-    blocks = (values[start : start + _BLOCK] for start in range(0, values.size, _BLOCK))
-    total = sum(float(np.sum(np.square(block, dtype=np.float64))) for block in blocks)
-    return math.sqrt(total / max(values.size, 1))
+def _root_mean_square_and_largest(values: NDArray[np.float32]) -> tuple[float, float]:
+    total, largest = 0.0, 0.0
+    for start in range(0, values.size, _BLOCK):  # all of a block while it is in the processor's cache
+        block = values[start : start + _BLOCK]
+        total += float(np.sum(np.square(block, dtype=np.float64)))
+        largest = max(largest, float(block.max()), -float(block.min()))
+    return math.sqrt(total / max(values.size, 1)), largest
 
 
 def _round_outside(
     values: NDArray[np.float32], *, step: float, deadzone: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return the places and the codes of what is outside the zero bin."""
+    # Most of an update is far inside: float32 tells, with a margin for its rounding.
+    near = np.float32(deadzone * step * _SURELY) if deadzone * step > _TINY else np.float32(0)
     places, codes = [], []
     for start in range(0, values.size, _BLOCK):  # in blocks: float64 of all would be twice the update again
-        block = in_steps(values[start : start + _BLOCK], step)
-        found = np.flatnonzero(np.abs(block) >= deadzone)
-        magnitudes = np.floor(np.abs(block[found]) + (1 - deadzone))
-        codes.append(np.copysign(np.maximum(magnitudes, 1), block[found]).astype(np.int32))
-        places.append(found + start)
+        part = values[start : start + _BLOCK]
+        maybe = np.flatnonzero(np.abs(part) >= near)
+        scaled = in_steps(part[maybe], step)
+        sizes = np.abs(scaled)
+        outside = sizes >= deadzone
+        if not outside.all():
+            maybe, scaled, sizes = maybe[outside], scaled[outside], sizes[outside]
+        magnitudes = np.floor(sizes + (1 - deadzone))
+        codes.append(np.copysign(np.maximum(magnitudes, 1), scaled).astype(np.int32))
+        places.append(maybe + start)
     empty = np.zeros(0, np.int64)
     return np.concatenate([empty, *places]), np.concatenate([empty.astype(np.int32), *codes])
 
@@ -239,7 +250,7 @@ def _on_one_step(signal: Signal, codes: NDArray[np.int32], *, index: int) -> Sig
 
 def _sparse(signal: Signal, codes: NDArray[np.int32], steps: NDArray[np.float64], data: bytes) -> Signal:
     """Drop zero codes: what is not sent and what is zero are one and the same from here on."""
-    nonzero = np.flatnonzero(codes)
+    nonzero = np.flatnonzero(codes != 0)
     return replace(
         signal,
         values=signal.values[:0],

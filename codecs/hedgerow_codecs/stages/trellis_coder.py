@@ -41,7 +41,7 @@ class TrellisCoder:
             return replace(plain, data=b"\0" + plain.data)
         levels = fit_all_levels(plain.positions, rough, mask=signal.mask)
         classes = live_classes(levels, mask=signal.mask)
-        told = np.flatnonzero(classes)
+        told = np.flatnonzero(classes > 0)
         first, more = code_bits(classes, classes[plain.positions], rough)
         of_told = classes[told]
         scaled = in_steps(signal.values[told], unit)
@@ -52,7 +52,7 @@ class TrellisCoder:
             tradeoff=4 * self.tradeoff,
             lanes=path_lanes(told.size),
         )
-        chosen = np.flatnonzero(indices)
+        chosen = np.flatnonzero(indices > 0)
         if not chosen.size:
             return replace(plain, positions=told[:0], codes=plain.codes[:0], data=b"\0" + plain.data)
         units = to_units(indices, path_of(indices % 2 > 0, lanes=path_lanes(told.size)))[chosen]
