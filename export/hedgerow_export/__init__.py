@@ -18,6 +18,7 @@ from hedgerow_export.groups import ChannelGroup, ChannelGroups, FrozenChannels, 
 from hedgerow_export.metrics import METRICS, Metric, accuracy, find_metric
 from hedgerow_export.model_proto import read_model
 from hedgerow_export.runner import InputSpec, Runner
+from hedgerow_export.shrink import compact_model, empty_channels, shrink_model
 from hedgerow_export.template import make_template
 from hedgerow_export.verification import Verification, verify_model
 
@@ -42,13 +43,16 @@ __all__ = [
     "VerificationError",
     "accuracy",
     "channel_groups",
+    "compact_model",
     "describe_model",
+    "empty_channels",
     "evaluate",
     "export_model",
     "fill_template",
     "find_metric",
     "make_template",
     "read_model",
+    "shrink_model",
     "template_layout",
     "template_parameters",
     "verify_model",

@@ -193,9 +193,12 @@ def channel_groups(model: bytes | onnx.ModelProto) -> ChannelGroups:
         Bytes that are no model.
     """
     proto = parse_model(model) if isinstance(model, bytes) else model
-    layout = read_layout(proto)
+    return group_channels(trace(fold_shapes(proto)), read_layout(proto))
+
+
+def group_channels(tracer: Tracer, layout: Layout | None) -> ChannelGroups:
+    """Return the groups in a graph that was traced, with members out of a layout where there is one."""
     named = None if layout is None else {spec.name for spec in layout.tensors}
-    tracer = trace(fold_shapes(proto))
     places = _places(tracer)
     units = {atom: held for atom, held in places.items() if tracer.reason(atom) is None}
     alike: dict[frozenset[tuple[tuple[str, int], int]], list[int]] = {}

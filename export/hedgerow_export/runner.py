@@ -72,23 +72,8 @@ class Runner:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         check_bytes(model)
-        require("onnxruntime")
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        # A spinning thread burns a core of a small device between two calls.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # The arena keeps the peak of the largest batch for good.
-        options.enable_cpu_mem_arena = False
-        options.enable_mem_pattern = False
-        options.log_severity_level = 4  # errors are raised; onnxruntime would print them as well
-        self._errors = _runtime_errors()
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except self._errors as error:
-            raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
+        self._session = load_session(model, threads=threads)
+        self._errors = runtime_errors()
         self.input = _input_spec(self._session)
 
     def __call__(self, inputs: ArrayLike) -> NDArray[Any]:
@@ -153,6 +138,32 @@ class Runner:
             raise ModelError(f"The model takes {self.input.dtype} and got {rows.dtype}.")
 
 
+def load_session(model: bytes, *, threads: int = 1) -> Any:
+    """Return an ``onnxruntime.InferenceSession`` with settings for a small device.
+
+    Raises
+    ------
+    ModelError
+        The bytes are no model that onnxruntime can load.
+    """
+    require("onnxruntime")
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A spinning thread burns a core of a small device between two calls.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The arena keeps the peak of the largest batch for good.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.log_severity_level = 4  # errors are raised; onnxruntime would print them as well
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except runtime_errors() as error:
+        raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
+
+
 def _input_spec(session: Any) -> InputSpec:
     inputs = session.get_inputs()
     if len(inputs) != 1:
@@ -169,7 +180,7 @@ def _input_spec(session: Any) -> InputSpec:
     return InputSpec(name=entry.name, dtype=np.dtype(_DTYPES[entry.type]), shape=shape)
 
 
-def _runtime_errors() -> tuple[type[Exception], ...]:
+def runtime_errors() -> tuple[type[Exception], ...]:
     """Return what onnxruntime raises: a family without a common root of its own."""
     state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
 

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +77,10 @@ def layout_of(module: nn.Module) -> Layout:
 class Exported:
     """A module in evaluation mode, its template, and a few inputs."""
 
-    module: nn.Module
-    layout: Layout
-    inputs: np.ndarray
-    template: bytes
+    module: nn.Module = field(repr=False)
+    layout: Layout = field(repr=False)
+    inputs: np.ndarray = field(repr=False)
+    template: bytes = field(repr=False)
 
     def flat(self) -> np.ndarray:
         state = self.module.state_dict()
