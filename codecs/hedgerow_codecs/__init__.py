@@ -1,5 +1,6 @@
 """Arrays to bytes and back: layouts, masks, quantised updates, frames, error feedback."""
 
+from hedgerow_codecs.bundle import bundle, unbundle
 from hedgerow_codecs.codec import Codec
 from hedgerow_codecs.decoded import DecodedUpdate
 from hedgerow_codecs.ef21 import Ef21Feedback
@@ -36,6 +37,7 @@ from hedgerow_codecs.mask import Mask
 from hedgerow_codecs.mask_frame import decode_mask, encode_mask
 from hedgerow_codecs.registry import codec_from_config
 from hedgerow_codecs.seeded import decode_seeded, encode_seeded, seeded_parameters
+from hedgerow_codecs.tier import tier_mask
 
 __all__ = [
     "FEEDBACKS",
@@ -64,6 +66,7 @@ __all__ = [
     "TensorSpec",
     "TruncatedFrameError",
     "UnencodableError",
+    "bundle",
     "codec_from_config",
     "decode_frame",
     "decode_mask",
@@ -77,4 +80,6 @@ __all__ = [
     "model_digest",
     "read_header",
     "seeded_parameters",
+    "tier_mask",
+    "unbundle",
 ]

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from hedgerow_codecs import CodecError, DecodedUpdate
+from hedgerow_codecs import CodecError, DecodedUpdate, Mask
 from hedgerow_coordinator.errors import AggregationError
 
 MAX_WEIGHT = 1 << 24
@@ -81,3 +81,90 @@ class Aggregator:
         if self._num_updates == 0:
             raise AggregationError("there is no update to average")
         return self._total / self._weight
+
+
+class HeldAggregator:
+    """Sum updates of clients that hold different parts of the model: ``sum(n m d) / sum(n m)``.
+
+    Sums run over the whole layout, exactly for updates in integer form. Where nobody holds a weight its mean
+    is 0, so that it keeps its value.
+
+    Parameters
+    ----------
+    mask : Mask
+        The shared mask.
+    """
+
+    def __init__(self, mask: Mask) -> None:
+        self._shared = mask
+        self._total = np.zeros(mask.layout.num_parameters, np.float64)
+        self._held = np.zeros(mask.layout.num_parameters, np.int64)
+        self._weight = 0
+        self._num_updates = 0
+
+    @property
+    def num_updates(self) -> int:
+        """Number of updates in the sum."""
+        return self._num_updates
+
+    @property
+    def total_weight(self) -> int:
+        """Sum of their weights."""
+        return self._weight
+
+    def add(self, update: DecodedUpdate, *, weight: int) -> None:
+        """Add an update under whatever mask; nothing changes when it is refused.
+
+        Raises
+        ------
+        AggregationError
+            As `Aggregator.add`.
+        """
+        if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
+            raise AggregationError(f"an update's weight must be from 1 to {MAX_WEIGHT}, not {weight}")
+        if update.mask.layout != self._shared.layout:
+            raise AggregationError("the update is for another model")
+        if update.dense is not None and not np.isfinite(update.dense).all():
+            raise AggregationError("the update holds a value that is not finite")
+        part = np.zeros(update.mask.num_live, np.float64)
+        try:
+            update.add_to(part, weight=weight)
+        except CodecError as error:
+            raise AggregationError(f"the update cannot be added: {error}") from error
+        live = update.mask.live
+        self._total[live] += part
+        self._held[live] += weight
+        self._weight += weight
+        self._num_updates += 1
+
+    def union(self) -> Mask:
+        """Return the mask of what anybody holds; the shared one where there is no update."""
+        if self._num_updates == 0:
+            return self._shared
+        return Mask(layout=self._shared.layout, live=self._held > 0)
+
+    def shares(self) -> NDArray[np.float32]:
+        """Return the share of the weight behind each parameter, 0 to 1, ``(num_parameters,)``."""
+        return (self._held / max(self._weight, 1)).astype(np.float32)
+
+    def mean(self, mask: Mask | None = None) -> NDArray[np.float64]:
+        """Return the weighted mean over those who hold each weight.
+
+        Parameters
+        ----------
+        mask : Mask or None
+            Which weights are returned; None for the shared mask.
+
+        Returns
+        -------
+        ndarray, float64, shape (mask.num_live,)
+
+        Raises
+        ------
+        AggregationError
+            There is no update.
+        """
+        if self._num_updates == 0:
+            raise AggregationError("there is no update to average")
+        mean = np.divide(self._total, self._held, out=np.zeros_like(self._total), where=self._held > 0)
+        return (self._shared if mask is None else mask).gather(mean)

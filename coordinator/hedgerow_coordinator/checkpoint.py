@@ -2,8 +2,8 @@
 
 Tensors of the file: `layout` (uint8, the layout's canonical bytes), `mask` (uint8, live bits, least
 significant first), `weights` and `published` (float32: at live positions alone where all others are zero,
-else at every position), and `optimizer.<name>` for what an optimiser on the server keeps. The metadata has
-`format`, `version` and `notes` (JSON).
+else at every position), `optimizer.<name>` for what an optimiser on the server keeps, and `pruning.<name>`
+for what the pruning policy remembers. The metadata has `format`, `version` and `notes` (JSON).
 """
 
 import json
@@ -22,6 +22,7 @@ from hedgerow_coordinator.errors import StoreDamaged
 
 _FORMAT = "hedgerow-checkpoint-1"
 _OPTIMIZER = "optimizer."
+_PRUNING = "pruning."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,6 +40,8 @@ class ServerState:
         What every client holds.
     optimizer : Mapping[str, ndarray]
         State of an optimiser on the server, by name.
+    pruning : Mapping[str, ndarray]
+        What the pruning policy remembers, by name.
     notes : Mapping[str, object]
         JSON values that belong to this version.
     """
@@ -48,6 +51,7 @@ class ServerState:
     weights: NDArray[np.float32] = field(repr=False)
     published: NDArray[np.float32] = field(repr=False)
     optimizer: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    pruning: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
     notes: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,6 +68,7 @@ def encode_checkpoint(state: ServerState) -> bytes:
         "published": _compact(state.published, mask=state.mask),
     }
     tensors |= {_OPTIMIZER + name: np.ascontiguousarray(array) for name, array in state.optimizer.items()}
+    tensors |= {_PRUNING + name: np.ascontiguousarray(array) for name, array in state.pruning.items()}
     notes = json.dumps(state.notes, sort_keys=True, allow_nan=False)
     return save(tensors, metadata={"format": _FORMAT, "version": str(state.version), "notes": notes})
 
@@ -90,15 +95,17 @@ def decode_checkpoint(data: bytes, *, path: Path) -> ServerState:
             mask=mask,
             weights=_spread(tensors["weights"], mask=mask),
             published=_spread(tensors["published"], mask=mask),
-            optimizer={
-                name.removeprefix(_OPTIMIZER): array.copy()
-                for name, array in tensors.items()
-                if name.startswith(_OPTIMIZER)
-            },
+            optimizer=_named(tensors, prefix=_OPTIMIZER),
+            pruning=_named(tensors, prefix=_PRUNING),
             notes=json.loads(metadata["notes"]),
         )
     except (SafetensorError, CodecError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreDamaged(f"{path} is not a whole checkpoint: {error}", path=path) from error
+
+
+def _named(tensors: Mapping[str, NDArray[Any]], *, prefix: str) -> dict[str, NDArray[Any]]:
+    found = {name: array for name, array in tensors.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): array.copy() for name, array in found.items()}
 
 
 def _compact(flat: NDArray[np.float32], *, mask: Mask) -> NDArray[np.float32]:

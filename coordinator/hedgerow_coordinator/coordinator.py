@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hedgerow_codecs import Layout, LayoutError, encode_seeded, seeded_parameters
 from hedgerow_coordinator.broadcast import Broadcast
@@ -92,7 +94,8 @@ class Coordinator:
         routes = Routes(broadcast)
         latest = store.latest()
         if latest is None:
-            state, steps = _first_state(plan, layout=layout, first_weights=first_weights)
+            state, steps = _first_state(plan, layout=layout, weights=start())
+        start = partial(_first_weights, plan, layout=layout, first_weights=first_weights)
             routes.add(0, steps)
             state = ServerState(
                 version=0,
@@ -123,6 +126,7 @@ class Coordinator:
             wall_clock=wall_clock,
         )
         failed = sum(r.status == "failed" and r.round == self._federation.round for r in store.rounds())
+            first_weights=start,
         self._federation.attempt = failed + 1
         self._phase: Phase | None = None
 
@@ -294,21 +298,22 @@ class Coordinator:
         federation.broadcast.want(route.steps, now=now)
 
 
-def _first_state(
-    plan: Plan, *, layout: Layout, first_weights: Callable[[], object]
-) -> tuple[ServerState, Steps]:
-    """Return version 0 and the frames that bring a client there from nothing."""
+def _first_weights(plan: Plan, *, layout: Layout, first_weights: Callable[[], object]) -> NDArray[np.float32]:
+    """Return the weights that the run begins with, before any mask."""
     if plan.model.init == "seeded":
         try:
-            weights = seeded_parameters(layout, seed=plan.run.seed)
+            return seeded_parameters(layout, seed=plan.run.seed)
         except LayoutError as error:
             raise SettingError(
                 f'cannot be "seeded" for this model: {error}; use init = "template"',
                 table="model",
                 key="init",
             ) from error
-    else:
-        weights = np.asarray(first_weights(), dtype=np.float32)
+    return np.asarray(first_weights(), dtype=np.float32)
+
+
+def _first_state(plan: Plan, *, layout: Layout, weights: NDArray[np.float32]) -> tuple[ServerState, Steps]:
+    """Return version 0 and the frames that bring a client there from nothing."""
     mask = initial_mask(
         weights,
         layout=layout,

@@ -39,6 +39,9 @@ class Federation:
     evaluate: Evaluate | None
     read_traffic: TrafficReader
     wall_clock: Callable[[], float]
+    # The weights of version 0 before any mask, and SynFlow's scores of weights where the template has them.
+    first_weights: Callable[[], NDArray[np.float32]]
+    flow: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
     attendance: Attendance = field(default_factory=Attendance)
     outbox: list[Publication] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -53,6 +56,12 @@ class Federation:
     def round(self) -> int:
         """The round that trains on the current version, from 1."""
         return self.state.version + 1
+
+    @property
+    def question(self) -> dict[str, object]:
+        """What the devices are asked for beside their updates in this round; nothing in the last one."""
+        is_last = self.round >= self.plan.run.rounds
+        return {} if is_last else self.plan.pruning.question_at(self.round, mask=self.state.mask)
 
     def note_refusal(self, client: str, reason: str) -> None:
         """Count an update that is refused; the first ones are written down for the reader of a report."""
@@ -78,6 +87,7 @@ class Federation:
             max_seconds=training.max_seconds,
             codec=self.plan.uplink_at(self.round),
             feedback=self.plan.codec.feedback,
+            pruning=self.plan.pruning.told(self.question),
         )
 
     def publish_manifest(self, state: str, *, cohort: tuple[str, ...] = (), reason: str = "") -> None:

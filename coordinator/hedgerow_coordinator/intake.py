@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hedgerow_codecs import CodecError, DecodedUpdate, FrameKind, decode_frame, max_frame_bytes
-from hedgerow_coordinator.aggregate import MAX_WEIGHT, Aggregator
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow_codecs import CodecError, DecodedUpdate, Mask, max_frame_bytes
+from hedgerow_coordinator.aggregate import MAX_WEIGHT, Aggregator, HeldAggregator
+from hedgerow_coordinator.answers import Answer, AnswerReader
 from hedgerow_coordinator.errors import AggregationError, EstimateError
 from hedgerow_coordinator.estimates import Estimates
 from hedgerow_coordinator.federation import Federation
@@ -102,13 +106,21 @@ class Intake:
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
         self._mask = federation.state.mask
-        self._base = published_digest(federation.state)
+        self._answers = AnswerReader(
+            federation.plan.pruning,
+            mask=self._mask,
+            published=federation.state.published,
+            base=published_digest(federation.state),
+            question=federation.question,
+        )
         self._incoming: dict[str, _Incoming] = {}
         self._accepted: dict[str, bytes] = {}
-        self._bound = max_frame_bytes(federation.layout)
+        self._bound = max_frame_bytes(federation.layout) * (2 if self._answers.question else 1)
         self._anew: set[str] = set()
         self.invited: frozenset[str] | None = None
-        self.aggregator = Aggregator(self._mask.num_live)
+        self._held = HeldAggregator(self._mask) if self._answers.holds_parts else None
+        self.aggregator: Aggregator | HeldAggregator = self._held or Aggregator(self._mask.num_live)
+        self.scores = self._answers.score_sum()
         self.delivered_bytes = 0
         self._estimates: Estimates | None = None
         if federation.plan.codec.feedback == "ef21":
@@ -117,9 +129,28 @@ class Intake:
             )
         for update in federation.store.updates(federation.round):
             try:
-                self._add(update.record, self._recalled(update))
+                self._add(update.record, *self._recalled(update))
             except EstimateError as error:
                 federation.store.drop_update(update.record, reason=f"{error}: {error.detail}")
+
+    @property
+    def mask(self) -> Mask:
+        """The weights that the mean is of: the shared mask, or the union of the proposed ones."""
+        return self._held.union() if self._held is not None and self._answers.is_vote else self._mask
+
+    def mean(self) -> NDArray[np.float64]:
+        """Return the weighted mean of the updates, ``(mask.num_live,)``.
+
+        Raises
+        ------
+        AggregationError
+            There is no update.
+        """
+        return self.aggregator.mean() if self._held is None else self._held.mean(self.mask)
+
+    def votes(self) -> NDArray[np.float32] | None:
+        """Return the share of the samples behind each weight, ``(num_parameters,)``; None without a vote."""
+        return self._held.shares() if self._held is not None and self._answers.is_vote else None
 
     @property
     def answered(self) -> frozenset[str]:
@@ -240,20 +271,28 @@ class Intake:
             metrics=dict(offer.metrics),
         )
         try:
-            update, estimate = self._contribution(client, offer, self._decode(frame))
-            self._add(record, update)
+            answer = self._read(frame)
+            update, estimate = self._contribution(client, offer, answer.update)
+            self._add(record, update, answer.scores)
         except EstimateError as error:
             self._ack(client, offer, ("anew", str(error)))
             return self._said(client, ("anew", f"{error}: {error.detail}"))
         except (CodecError, AggregationError) as error:
             self._ack(client, offer, ("refused", str(error)))
             return f"its update is refused: {error}"
-        federation.store.save_update(record, frame, estimate=estimate)
+        if federation.store.save_update(record, frame, estimate=estimate) and self._answers.kind:
+            parts = {("frames", "update"): answer.update_bytes}
+            parts["frames", self._answers.kind] = answer.besides_bytes
+            federation.store.record_traffic(record.round, parts)
         self._ack(client, offer, ("accepted", ""))
         return None
 
-    def _decode(self, frame: bytes) -> DecodedUpdate:
-        return _moderate(decode_frame(frame, kind=FrameKind.UPDATE, mask=self._mask, base=self._base))
+    def _read(self, blob: bytes) -> Answer:
+        answer = self._answers.read(blob)
+        _moderate(answer.update)
+        if answer.scores is not None:
+            _moderate(answer.scores)
+        return answer
 
     def _contribution(
         self, client: str, offer: Offer, update: DecodedUpdate
@@ -268,13 +307,17 @@ class Intake:
             )
         return _moderate(self._estimates.as_update(estimate)), estimate.to_bytes()
 
-    def _recalled(self, update: StoredUpdate) -> DecodedUpdate:
+    def _recalled(self, update: StoredUpdate) -> tuple[DecodedUpdate, DecodedUpdate | None]:
+        answer = self._read(update.frame)
         if self._estimates is None:
-            return self._decode(update.frame)
-        return self._estimates.as_update(self._estimates.recalled(update.record.client))
+            return answer.update, answer.scores
+        estimate = self._estimates.as_update(self._estimates.recalled(update.record.client))
+        return estimate, answer.scores
 
-    def _add(self, record: UpdateRecord, update: DecodedUpdate) -> None:
+    def _add(self, record: UpdateRecord, update: DecodedUpdate, scores: DecodedUpdate | None) -> None:
         self.aggregator.add(update, weight=record.num_samples)
+        if scores is not None and self.scores is not None:
+            self.scores.add(scores, weight=record.num_samples)
         self._accepted[record.client] = record.digest
         if record.attempt == self._federation.attempt:
             self.delivered_bytes += record.received_bytes

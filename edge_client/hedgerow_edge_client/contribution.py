@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import math
+import re
+from collections.abc import Mapping
 
-from hedgerow_codecs import FEEDBACKS, Feedback, FrameKind, codec_from_config, encode_frame_with_decoded
+import numpy as np
+
+from hedgerow_codecs import (
+    FEEDBACKS,
+    NO_BASE,
+    Feedback,
+    FrameKind,
+    Mask,
+    bundle,
+    codec_from_config,
+    encode_frame,
+    encode_frame_with_decoded,
+    encode_mask,
+    tier_mask,
+)
 from hedgerow_edge_client.errors import TrainingDiverged
+from hedgerow_edge_client.question import Question
 from hedgerow_edge_client.replica import Replica
 from hedgerow_edge_client.requests import TrainRequest, TrainResult
 from hedgerow_edge_client.state import Pending
 from hedgerow_transport import RoundPlan
 
 
-def training_of(plan: RoundPlan, *, round_number: int, client: str, replica: Replica) -> TrainRequest:
-    """Return the training that a plan asks of a client.
+def own_mask(plan: RoundPlan, *, client: str, profile: Mapping[str, object], replica: Replica) -> Mask:
+    """Return the part of the model that this device trains: all of it, or its tier's.
 
     Raises
     ------
     ValueError
-        When a number of the plan makes no training, such as a learning rate of 0, or its error feedback is
-        not known here.
+        The plan's tiers cannot be understood here.
+    """
+    shares = plan.pruning.get("tiers", {})
+    if not shares:
+        return replica.mask
+    share = tier_share(shares, client=client, profile=profile)
+    protect = plan.pruning.get("protect", ())
+    return tier_mask(replica.weights, mask=replica.mask, share=share, protect=protect)
+
+
+def training_of(
+    plan: RoundPlan, *, round_number: int, client: str, replica: Replica, mask: Mask
+) -> TrainRequest:
+    """Return the training that a plan asks of a client, on the part of the model that is its own.
+
+    Raises
+    ------
+    ValueError
+        When a number of the plan makes no training, such as a learning rate of 0, or its error feedback or
+        what it asks besides is not known here.
     """
     if plan.feedback not in FEEDBACKS:
         raise ValueError(
@@ -38,13 +74,20 @@ def training_of(plan: RoundPlan, *, round_number: int, client: str, replica: Rep
         weight_decay=plan.weight_decay,
         proximal_mu=plan.proximal_mu,
         max_seconds=plan.max_seconds,
-        weights=replica.weights,
-        live=replica.mask.live,
+        weights=np.where(mask.live, replica.weights, np.float32(0)),
+        live=mask.live,
+        question=Question.read(plan.pruning.get("question", {})),
     )
 
 
 def update_of(
-    result: TrainResult, *, plan: RoundPlan, round_number: int, replica: Replica, feedback: Feedback
+    result: TrainResult,
+    *,
+    plan: RoundPlan,
+    round_number: int,
+    replica: Replica,
+    mask: Mask,
+    feedback: Feedback,
 ) -> Pending:
     """Encode what training changed, as the error feedback wants it.
 
@@ -58,6 +101,8 @@ def update_of(
         The round that the update is for.
     replica
         The model that the update is against.
+    mask
+        The device's own, unless the result proposes another one.
     feedback
         Of the plan's kind; what became of all earlier updates.
 
@@ -70,14 +115,18 @@ def update_of(
     """
     if not math.isfinite(result.loss):
         raise TrainingDiverged(f"the loss is {result.loss}")
-    mask, base = replica.mask, replica.digest
+    base = replica.digest
+    if result.proposal is not None:
+        mask = Mask(layout=mask.layout, live=result.proposal)
     feedback = feedback.remask(mask)
-    wanted = feedback.compensate(result.weights - replica.weights)
+    wanted = feedback.compensate(result.weights - np.where(mask.live, replica.weights, np.float32(0)))
     codec = codec_from_config(plan.codec)
     frame, decoded = encode_frame_with_decoded(
         mask.gather(wanted), kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec
     )
     sent = mask.scatter(decoded.values())
+    if plan.pruning.get("question"):
+        frame = bundle(frame, _answer(result, mask=mask, shared=replica.mask, plan=plan))
     metrics = {"loss": float(result.loss)}
     if result.accuracy is not None and math.isfinite(result.accuracy):
         metrics["accuracy"] = float(result.accuracy)
@@ -90,3 +139,42 @@ def update_of(
         metrics=metrics,
         train_s=result.seconds,
     )
+
+
+def _answer(result: TrainResult, *, mask: Mask, shared: Mask, plan: RoundPlan) -> bytes:
+    """Encode scores or the proposed mask; nothing where the trainer has made neither."""
+    if result.proposal is not None:
+        return encode_mask(mask, previous=shared)
+    if result.scores is None:
+        return b""
+    question = plan.pruning["question"]
+    region = Mask.dense(shared.layout) if question.get("pruned") else shared
+    # Of tensors that no mask touches nobody needs a score.
+    scores = np.where(shared.layout.prunable(), result.scores, np.float32(0))
+    codec = codec_from_config(question["codec"])
+    return encode_frame(region.gather(scores), kind=FrameKind.SCORES, mask=region, base=NO_BASE, codec=codec)
+
+
+def tier_share(shares: Mapping[str, object], *, client: str, profile: Mapping[str, object]) -> float:
+    """Return a device's share of the model: the smallest of those whose rule fits it, or 1.
+
+    A rule is a pattern of names, such as ``zero-*``, or ``ram_mib < N``.
+
+    Raises
+    ------
+    ValueError
+        A rule or share that is not understood here.
+    """
+    found = [1.0]
+    for rule, share in shares.items():
+        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 < share <= 1:
+            raise ValueError(f"the share of tier '{rule}' is {share!r}, not above 0 and at most 1")
+        limit = re.fullmatch(r"\s*ram_mib\s*<\s*(\d{1,9})\s*", rule)
+        ram = profile.get("ram_mib")
+        if limit:
+            fits = isinstance(ram, (int, float)) and ram < int(limit[1])
+        else:
+            fits = fnmatch.fnmatchcase(client, rule)
+        if fits:
+            found.append(float(share))
+    return min(found)

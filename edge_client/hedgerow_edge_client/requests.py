@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hedgerow_edge_client.question import Question
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainRequest:
@@ -38,7 +40,9 @@ class TrainRequest:
     weights
         Flat float32 vector ``(num_parameters,)`` to start from.
     live
-        Boolean vector ``(num_parameters,)``; dead entries are 0 all along.
+        Boolean vector ``(num_parameters,)``; dead entries are 0 all along, unless a proposal grows them.
+    question
+        What is asked besides; None for nothing.
 
     Raises
     ------
@@ -57,6 +61,7 @@ class TrainRequest:
     max_seconds: float = 0.0
     weights: NDArray[np.float32]
     live: NDArray[np.bool_]
+    question: Question | None = None
 
     def __post_init__(self) -> None:
         if self.round < 0:
@@ -84,6 +89,7 @@ class TrainRequest:
         wire = {field.name: getattr(self, field.name) for field in fields(self)}
         wire["weights"] = self.weights.astype("<f4", copy=False).tobytes()
         wire["live"] = np.packbits(self.live).tobytes()
+        wire["question"] = None if self.question is None else self.question.to_plain()
         return wire
 
     @classmethod
@@ -94,7 +100,8 @@ class TrainRequest:
         if bits.size != (weights.size + 7) // 8:
             raise ValueError(f"live has {bits.size} bytes for {weights.size} weights")
         live = np.unpackbits(bits, count=weights.size).astype(np.bool_)
-        return cls(**{**wire, "weights": weights, "live": live})
+        question = Question.read(wire["question"] or {})
+        return cls(**{**wire, "weights": weights, "live": live, "question": question})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,7 +121,11 @@ class TrainResult:
     steps
         Gradient steps made.
     seconds
-        Time taken.
+        Time taken, scores included.
+    scores
+        Flat float32 vector ``(num_parameters,)``, where values were asked for; else None.
+    proposal
+        Boolean vector ``(num_parameters,)``, the mask that is proposed where one was asked for; else None.
 
     Raises
     ------
@@ -128,9 +139,15 @@ class TrainResult:
     accuracy: float | None
     steps: int
     seconds: float
+    scores: NDArray[np.float32] | None = None
+    proposal: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         _check_vector(self.weights, "weights", np.float32)
+        if self.scores is not None:
+            _check_vector(self.scores, "scores", np.float32)
+        if self.proposal is not None:
+            _check_vector(self.proposal, "proposal", np.bool_)
         if self.num_samples < 1 or self.steps < 1:
             raise ValueError(f"a result has samples and steps, got {self.num_samples} and {self.steps}")
 
@@ -138,12 +155,25 @@ class TrainResult:
         """Return a map of numbers and bytes."""
         wire = {field.name: getattr(self, field.name) for field in fields(self)}
         wire["weights"] = self.weights.astype("<f4", copy=False).tobytes()
+        if self.scores is not None:
+            wire["scores"] = self.scores.astype("<f4", copy=False).tobytes()
+        if self.proposal is not None:
+            wire["proposal"] = np.packbits(self.proposal).tobytes()
         return wire
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> TrainResult:
         """Read what `to_wire` made; raises ValueError, TypeError or KeyError for anything else."""
-        return cls(**{**wire, "weights": np.frombuffer(wire["weights"], "<f4").astype(np.float32)})
+        weights = np.frombuffer(wire["weights"], "<f4").astype(np.float32)
+        scores, proposal = wire["scores"], wire["proposal"]
+        if scores is not None:
+            scores = np.frombuffer(scores, "<f4").astype(np.float32)
+        if proposal is not None:
+            bits = np.frombuffer(proposal, np.uint8)
+            if bits.size != (weights.size + 7) // 8:
+                raise ValueError(f"a proposal of {bits.size} bytes for {weights.size} weights")
+            proposal = np.unpackbits(bits, count=weights.size).astype(np.bool_)
+        return cls(**{**wire, "weights": weights, "scores": scores, "proposal": proposal})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,8 @@ from hedgerow_codecs import (
     codec_from_config,
 )
 from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
-from hedgerow_edge_client.contribution import training_of, update_of
+from hedgerow_edge_client.contribution import own_mask, training_of, update_of
+from hedgerow_edge_client.device_state import Doing
 from hedgerow_edge_client.errors import ReplicaError, TrainingDiverged
 from hedgerow_edge_client.feedback import estimate_digest, feedback_after, fresh_feedback, under_mask
 from hedgerow_edge_client.fetch import Fetch
@@ -208,6 +209,7 @@ class ClientSession:
             Say(text=f"no update for round {self._declined[0]}: {reason}", level="warning"),
             self._decline(self._refusal),
         ]
+                mask=self._own_mask(self._plan[1]),
 
     def tick(self, now: float) -> list[Action]:
         """Return what time alone has made due."""
@@ -384,7 +386,11 @@ class ClientSession:
         self._training_round = manifest.round
         try:
             request = training_of(
-                self._plan[1], round_number=manifest.round, client=self.client, replica=self._replica
+                self._plan[1],
+                round_number=manifest.round,
+                client=self.client,
+                replica=self._replica,
+                mask=self._own_mask(self._plan[1]),
             )
         except ValueError as error:
             return self.training_failed(f"the run's plan cannot be carried out: {error}")
@@ -408,6 +414,9 @@ class ClientSession:
             chunk_bytes=manifest.chunk_bytes,
             estimate=estimate_digest(self._feedback),
         )
+    def _own_mask(self, plan: RoundPlan) -> Mask:
+        return own_mask(plan, client=self.client, profile=self._profile, replica=self._replica)
+
         self._upload = Upload(offer, frame=pending.frame, client=self.client, topics=self._topics)
         return list(self._upload.tick(now))
 

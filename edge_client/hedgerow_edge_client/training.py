@@ -13,13 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from hedgerow_codecs import Layout
 from hedgerow_edge_client.errors import TaskError, TrainingCancelled, TrainingDiverged
+from hedgerow_edge_client.forward import forward
 from hedgerow_edge_client.parameters import module_layout, read_parameters, write_parameters
 from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
 from hedgerow_edge_client.samples import Samples
+from hedgerow_edge_client.scores import Bench, draw_batches, propose, score
 from hedgerow_edge_client.task import Task
 from hedgerow_export import MetricError, find_metric
 
@@ -74,9 +77,11 @@ def train(
         )
     start = time.monotonic()
     _seed_everything(request.seed)
+    asked = _Asked(request, module=module, samples=samples, task=task, layout=layout)
     write_parameters(module, layout, np.where(request.live, request.weights, np.float32(0.0)))
     module.train()
-    descent = _Descent(module, layout, request)
+    asked.before_training()
+    descent = _Descent(module, layout, request, live=request.live)
     batches = _Batches(len(samples), request)
     steps, tally = 0, _Tally()
     for epoch in range(1, request.epochs + 1):
@@ -85,13 +90,15 @@ def train(
             if should_stop is not None and should_stop():
                 raise TrainingCancelled(f"training of round {request.round} was cancelled")
             steps += 1
-            loss, outputs, targets = _forward(module, samples, indices, task)
+            loss, outputs, targets = forward(module, samples, indices, task)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise _diverged(request, steps, value)
             with task.blame("the loss's gradient"):
                 torch.autograd.backward(loss)
             descent.step()
+            if asked.is_due(steps, of=request.epochs * len(batches)):
+                descent = _Descent(module, layout, request, live=asked.propose())
             tally.add(value, _accuracy(outputs, targets, task), count=len(indices))
             if on_progress is not None:
                 on_progress(
@@ -104,6 +111,8 @@ def train(
         else:
             continue
         break
+    if asked.is_open:
+        asked.propose()
     weights = read_parameters(module, layout)
     if not np.isfinite(weights).all():
         raise _diverged(request, steps, tally.loss)
@@ -114,7 +123,61 @@ def train(
         accuracy=tally.accuracy,
         steps=steps,
         seconds=time.monotonic() - start,
+        scores=asked.scores,
+        proposal=asked.proposal,
     )
+
+
+class _Asked:
+    """What the request asks beside the training, and the answer."""
+
+    def __init__(
+        self, request: TrainRequest, *, module: nn.Module, samples: Samples, task: Task, layout: Layout
+    ) -> None:
+        self._request, self._question = request, request.question
+        self._bench = Bench(
+            module=module,
+            samples=samples,
+            task=task,
+            layout=layout,
+            batches=draw_batches(
+                len(samples),
+                count=0 if request.question is None else request.question.batches,
+                size=request.batch_size,
+                seed=request.seed,
+            ),
+        )
+        self.scores: NDArray[np.float32] | None = None
+        self.proposal: NDArray[np.bool_] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a mask is still to be proposed."""
+        wants_mask = self._question is not None and self._question.form == "mask"
+        return wants_mask and self.proposal is None
+
+    def is_due(self, steps: int, *, of: int) -> bool:
+        """Say whether the mask is to be proposed after so many steps, with more of them to come."""
+        return self.is_open and self._question is not None and math.ceil(self._question.at * of) <= steps < of
+
+    def before_training(self) -> None:
+        if self._question is not None and self._question.form == "values":
+            self.scores = score(self._question, self._bench)
+
+    def propose(self) -> NDArray[np.bool_]:
+        """Swap weights; what is dropped becomes zero, and what grows is zero."""
+        question, bench, live = self._question, self._bench, self._request.live
+        assert question is not None
+        weights = read_parameters(bench.module, bench.layout)
+        if question.kind == "random":
+            growth = np.random.default_rng(self._request.seed).random(weights.size, np.float32)
+        else:
+            growth = score(question, bench)
+        self.proposal = propose(
+            weights, growth, live=live, layout=bench.layout, swap=question.swap, protect=question.protect
+        )
+        write_parameters(bench.module, bench.layout, np.where(self.proposal, weights, np.float32(0)))
+        return self.proposal
 
 
 class _Batches:
@@ -171,8 +234,11 @@ class _Slot:
 class _Descent:
     """Stochastic gradient descent on the live entries."""
 
-    def __init__(self, module: nn.Module, layout: Layout, request: TrainRequest) -> None:
+    def __init__(
+        self, module: nn.Module, layout: Layout, request: TrainRequest, *, live: NDArray[np.bool_]
+    ) -> None:
         self._request = request
+        first_weights = request.weights
         self._slots = []
         parameters = dict(module.named_parameters())
         for spec, first in zip(layout.tensors, layout.offsets, strict=False):
@@ -180,9 +246,12 @@ class _Descent:
             if weight is None or not weight.requires_grad:
                 continue
             weight.grad = None
-            live = request.live[first : first + spec.size]
-            dead = None if live.all() else torch.from_numpy(~live).reshape(spec.shape)
-            anchor = weight.detach().clone() if request.proximal_mu else None
+            part = slice(first, first + spec.size)
+            dead = None if live[part].all() else torch.from_numpy(~live[part]).reshape(spec.shape)
+            anchor = None
+            if request.proximal_mu:
+                held = np.where(live[part], first_weights[part], np.float32(0))
+                anchor = torch.from_numpy(held).reshape(spec.shape)
             self._slots.append(_Slot(weight, dead, anchor))
 
     @torch.no_grad()
@@ -217,35 +286,6 @@ def _seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
-
-
-def _forward(
-    module: nn.Module, samples: Samples, indices: list[int], task: Task
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    with task.blame("reading a batch of the data"):
-        inputs, targets = samples.batch(indices)
-    with task.blame(f"the model, on a batch of shape {tuple(inputs.shape)},"):
-        try:
-            outputs = module(inputs)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise TaskError(
-                "batch normalisation cannot train on a batch of one sample: raise batch_size in the plan, "
-                "or give this client more data"
-            ) from error
-    with task.blame("loss"):
-        loss = task.loss(outputs, targets)
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        found = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-        raise TaskError(f"loss returns a {found}: return a tensor with one number in it", path=task.path)
-    if not loss.requires_grad:
-        raise TaskError(
-            "the loss does not depend on the model's parameters: "
-            "compute it from `outputs`, without detach(), item() or numpy()",
-            path=task.path,
-        )
-    return loss.reshape(()), outputs, targets
 
 
 def _accuracy(outputs: object, targets: torch.Tensor, task: Task) -> float | None:

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hedgerow_codecs import codec_from_config
+from hedgerow_codecs import Mask, codec_from_config
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.federation import Federation
 from hedgerow_coordinator.intake import Intake
+from hedgerow_coordinator.next_mask import Pruned, Round, next_mask
 from hedgerow_coordinator.phases.absent import NoIntake
 from hedgerow_coordinator.phases.phase import Phase
 from hedgerow_coordinator.plan import Plan
-from hedgerow_coordinator.pruning import prune
 from hedgerow_coordinator.records import RoundRecord
 from hedgerow_coordinator.server_model import averaged, stepped
 from hedgerow_coordinator.server_optimizer import server_step
@@ -46,16 +46,17 @@ class Commit(NoIntake):
         from hedgerow_coordinator.phases.close import Close
 
         federation = self._federation
+        mean, mask = self._intake.mean(), self._intake.mask
         step, moments = server_step(
-            self._intake.aggregator.mean(),
-            mask=federation.state.mask,
+            mean,
+            mask=mask,
             moments=federation.state.optimizer,
             settings=federation.plan.aggregation,
         )
-        weights = averaged(federation.state, step)
+        weights = averaged(replace(federation.state, mask=mask), step)
         if not all(np.isfinite(values).all() for values in (weights, *moments.values())):
             return Close(federation, failure=f"round {federation.round} would make weights infinite or NaN")
-        state = replace(self._next_state(weights), optimizer=moments)
+        state = replace(self._next_state(weights, mean=mean, mask=mask), optimizer=moments)
         final = state.version == federation.plan.run.rounds
         accuracy, loss = self._measure(state, final=final)
         traffic = federation.traffic_since_last()
@@ -77,15 +78,44 @@ class Commit(NoIntake):
         """Never reached: entering already leaves."""
         raise AssertionError(f"the commit phase was still there at {now}")
 
-    def _next_state(self, weights: NDArray[np.float32]) -> ServerState:
+    def _next_state(
+        self, weights: NDArray[np.float32], *, mean: NDArray[np.float64], mask: Mask
+    ) -> ServerState:
         federation, plan = self._federation, self._federation.plan
-        mask = federation.state.mask
+        memory = federation.state.pruning
         if federation.round < plan.run.rounds:
-            mask = prune(weights, mask=mask, policy=plan.pruning, round=federation.round + 1)
+            pruned = self._pruned(weights, mean=mean, mask=mask)
+            mask, weights, memory = pruned.mask, pruned.weights, pruned.memory
         codec = codec_from_config(plan.downlink_at(federation.round))
         state, steps = stepped(federation.state, weights, mask=mask, codec=codec)
         federation.routes.add(state.version, steps)
-        return replace(state, notes=federation.routes.notes())
+        return replace(state, pruning=memory, notes=federation.routes.notes())
+
+    def _pruned(self, weights: NDArray[np.float32], *, mean: NDArray[np.float64], mask: Mask) -> Pruned:
+        federation, scores = self._federation, self._intake.scores
+        said = None
+        if scores is not None and scores.num_updates:
+            everything = Mask.dense(federation.layout)
+            said = scores.mean(everything).astype(np.float32)
+        pruned = next_mask(
+            Round(
+                number=federation.round,
+                state=federation.state,
+                mask=mask,
+                weights=weights,
+                update=mask.scatter(mean.astype(np.float32)),
+                scores=said,
+                votes=self._intake.votes(),
+            ),
+            policy=federation.plan.pruning,
+            seed=federation.plan.run.seed,
+            first_weights=federation.first_weights,
+            flow=federation.flow,
+        )
+        for kind, sentence in pruned.events:
+            federation.store.event(kind, sentence)
+            federation.say(sentence)
+        return pruned
 
     def _measure(self, state: ServerState, *, final: bool) -> tuple[float | None, float | None]:
         federation = self._federation

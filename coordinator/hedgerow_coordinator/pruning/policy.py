@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, cast
 
-from hedgerow_codecs import CodecError, Layout, codec_from_config
+from hedgerow_codecs import CodecError, Layout, Mask, codec_from_config
 from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.pruning.budget import BUDGETS, Candidates
 from hedgerow_coordinator.pruning.schedule import SCHEDULES
@@ -197,6 +197,11 @@ class PruningPolicy:
                 "proposals keep each tensor's number of weights",
             ),
             (
+                self.policy in ("vote", "tiered") and len(self.protect) > MAX_TIERS,
+                "protect",
+                f'must name at most {MAX_TIERS} tensors with policy "{self.policy}": every round tells them',
+            ),
+            (
                 self.policy == "tiered" and not self.tiers,
                 "tiers",
                 'must name the weaker devices with policy "tiered", as in [pruning.tiers] "zero-*" = 0.25',
@@ -285,14 +290,21 @@ class PruningPolicy:
         thins = self.density_at(round_number) < self.density_at(round_number - 1)
         return thins or self.regrow_at(round_number) > 0
 
-    def question_at(self, round_number: int) -> dict[str, object]:
+    def is_behind(self, mask: Mask, *, round: int) -> bool:
+        """Return whether a mask is denser than a round should train under, as when scores have not come."""
+        return mask.num_live > math.floor(self.density_at(round) * mask.layout.num_parameters + 1e-6)
+
+    def question_at(self, round_number: int, *, mask: Mask | None = None) -> dict[str, object]:
         """Return what the devices are asked for in a round, beside their update; empty for nothing.
+
+        With the `mask` of the round it is asked again where an earlier answer has not come.
 
         ``kind``: a kind of `hedgerow_edge_client.scores`; ``form``: ``values`` or ``mask``; ``batches``;
         ``at``: after which share of the steps; ``pruned``: whether pruned weights are scored; ``codec``. For
         masks, besides: ``swap`` and ``protect``. ``docs/pruning.md`` has the table.
         """
-        if not self.changes_at(round_number + 1):
+        is_behind = mask is not None and self.is_behind(mask, round=round_number + 1)
+        if not self.changes_at(round_number + 1) and not is_behind:
             return {}
         question: dict[str, object] = {"batches": self.score_batches}
         if self.policy == "vote":
@@ -317,6 +329,13 @@ class PruningPolicy:
             "pruned": any(score.scores_pruned for score in self._asked()),
             "codec": dict(self.score_codec),
         }
+
+    def told(self, question: Mapping[str, object]) -> dict[str, object]:
+        """Return what a round's plan tells the devices: the question, if there is one, and the tiers."""
+        told: dict[str, object] = {"question": dict(question)} if question else {}
+        if self.policy == "tiered":
+            told |= {"tiers": dict(self.tiers), "protect": list(self.protect)}
+        return told
 
     def check(self, layout: Layout) -> None:
         """Check before the first round that this policy can be carried out on a model.

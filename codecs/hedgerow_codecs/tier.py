@@ -1,0 +1,51 @@
+"""Tiers: nested parts of a model for devices of different strength, the same at both ends without a word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hedgerow_codecs.mask import Mask
+
+
+def tier_mask(flat: NDArray[np.float32], *, mask: Mask, share: float, protect: Collection[str] = ()) -> Mask:
+    """Return the mask of the strongest `share` of each prunable tensor's live weights.
+
+    The masks of smaller shares lie inside those of larger ones. Both ends hold the same published weights, so
+    they find the same tier, and nothing is sent for it.
+
+    Parameters
+    ----------
+    flat : ndarray, float32, shape (num_parameters,)
+        The published weights, without NaN.
+    mask : Mask
+        The shared mask.
+    share : float
+        In (0, 1]. A tensor keeps ``ceil(share * live)`` weights, of equal magnitudes those of lower index.
+    protect : collection of str
+        Tensors that every tier has whole, beside those that are not prunable.
+
+    Examples
+    --------
+    >>> from hedgerow_codecs import Layout, TensorSpec
+    >>> layout = Layout(tensors=(TensorSpec(name="w", shape=(4,), kind="linear", prunable=True),))
+    >>> tier_mask(np.array([1, -4, 3, 2], np.float32), mask=Mask.dense(layout), share=0.5).live
+    array([False,  True,  True, False])
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, got {share}")
+    mask.layout.check_flat(flat)
+    live = mask.live.copy()
+    for tensor, start in zip(mask.layout.tensors, mask.layout.offsets, strict=False):
+        if not tensor.prunable or tensor.name in protect:
+            continue
+        part = live[start : start + tensor.size]
+        places = np.flatnonzero(part)
+        # Just above a whole number by rounding alone is that number.
+        count = math.ceil(share * len(places) - 1e-9)
+        strongest = np.argsort(-np.abs(flat[start : start + tensor.size][places]), kind="stable")
+        part[places[strongest[count:]]] = False
+    return mask if share == 1 else Mask(layout=mask.layout, live=live)

@@ -1,0 +1,107 @@
+"""What a round asks of a device beside its update: scores of weights, or a mask that it proposes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+# What `hedgerow_edge_client.scores` can compute; "random" grows by chance and computes nothing.
+VALUE_KINDS = (
+    "gradient",
+    "squared-gradient",
+    "snip",
+    "grasp",
+    "fisher",
+    "taylor",
+    "information",
+)
+MASK_KINDS = ("gradient", "random")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Ask a device to score its weights on its data.
+
+    Parameters
+    ----------
+    kind
+        One of `VALUE_KINDS`, or of `MASK_KINDS` for a mask.
+    form
+        ``values``: the scores themselves. ``mask``: a mask in which some weak weights are swapped for pruned
+        ones with high scores.
+    batches
+        On how many batches, at least 1.
+    at
+        After which share of the steps, 0 to 1 inclusive. Values are of the weights that the round begins
+        with, so that the mean over the devices is that of one model: their `at` is 0.
+    swap
+        Share of each tensor's live weights that a proposal swaps, 0 to 1 exclusive.
+    protect
+        Tensors that a proposal leaves alone.
+
+    Raises
+    ------
+    ValueError
+        It cannot be answered here; the message is a sentence.
+    """
+
+    kind: str
+    form: str = "values"
+    batches: int = 1
+    at: float = 0.0
+    swap: float = 0.0
+    protect: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = {"values": VALUE_KINDS, "mask": MASK_KINDS}.get(self.form, ())
+        if self.kind not in known:
+            raise ValueError(
+                f"scores of kind '{self.kind}' in form '{self.form}' are not known here; "
+                "update Hedgerow on this device"
+            )
+        if self.batches < 1 or not 0 <= self.at <= 1 or not 0 <= self.swap < 1:
+            raise ValueError(
+                f"the plan asks for scores on {self.batches} batches, after {self.at} of the steps, "
+                f"to swap {self.swap} of the weights, which makes no sense"
+            )
+        if self.form == "values" and self.at != 0:
+            raise ValueError(f"scores are taken before training, not after {self.at} of the steps")
+
+    @classmethod
+    def read(cls, asked: Mapping[str, Any]) -> Question | None:
+        """Read what a round plan asks, as plain data; None where that is nothing.
+
+        Raises
+        ------
+        ValueError
+            It cannot be answered here.
+        """
+        if not asked:
+            return None
+        known = {entry.name for entry in fields(cls)}
+        values = {name: value for name, value in asked.items() if name in known}
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "kind": str,
+            "form": str,
+            "batches": int,
+            "at": (int, float),
+            "swap": (int, float),
+        }
+        for name, kind in kinds.items():
+            if name in values and (not isinstance(values[name], kind) or isinstance(values[name], bool)):
+                raise ValueError(
+                    f"the plan asks for scores with {name} {values[name]!r}, which makes no sense"
+                )
+        protect = values.get("protect", ())
+        if not isinstance(protect, (list, tuple)) or not all(isinstance(name, str) for name in protect):
+            raise ValueError("the plan names the protected tensors in a way that makes no sense")
+        if "kind" not in values:
+            raise ValueError("the plan asks for scores without a kind")
+        return cls(**{**values, "protect": tuple(protect)})
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return it as plain data for the trainer's pipe."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {
+            "protect": list(self.protect)
+        }
