@@ -16,7 +16,6 @@ from hedgerow_codecs import (
 )
 from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
 from hedgerow_edge_client.contribution import own_mask, training_of, update_of
-from hedgerow_edge_client.device_state import Doing
 from hedgerow_edge_client.errors import ReplicaError, TrainingDiverged
 from hedgerow_edge_client.feedback import estimate_digest, feedback_after, fresh_feedback, under_mask
 from hedgerow_edge_client.fetch import Fetch
