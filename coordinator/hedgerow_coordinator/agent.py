@@ -33,6 +33,7 @@ from hedgerow_transport import (
     LinkOverflow,
     MessageError,
     MqttLink,
+    Publication,
     Received,
     Refused,
     SignedLink,
@@ -199,16 +200,19 @@ class CoordinatorAgent:
             read_traffic=self._traffic,
             room=self._room,
         )
-        will = coordinator.presence(online=False, message="connection lost")
+
+        def testament() -> Publication:
+            return coordinator.presence(online=False, message="connection lost")
+
         guard = self._guard
         mqtt = MqttLink(
             self._broker,
             client_id=self._client_id(),
             filters=(*topics.coordinator_filters(), topics.coordinator),
             will=(
-                SignedWill(guard, topic=will.topic, payload=will.payload)
+                SignedWill(guard, topic=topics.coordinator, make=lambda: testament().payload)
                 if guard
-                else Will(topic=will.topic, payload=will.payload)
+                else lambda: Will(topic=topics.coordinator, payload=testament().payload)
             ),
         )
         mqtt.connect()

@@ -10,6 +10,8 @@ from hedgerow_transport import Presence
 
 # A lost link is usually back within this time.
 PATIENCE_S = 5.0
+# A birth message that was asked for may take so long.
+ASK_PAUSE_S = 10.0
 # Bounds the memory that strangers' presence messages can take.
 MAX_CLIENTS = 10_000
 
@@ -32,6 +34,7 @@ class Attendance:
     def __init__(self) -> None:
         self._known: dict[str, _Word] = {}
         self._online: tuple[str, ...] | None = ()
+        self._asked: dict[str, float] = {}
 
     def note(self, message: Presence, *, now: float) -> bool:
         """Take a presence message; return whether it changed who is there."""
@@ -54,6 +57,18 @@ class Attendance:
         """Drop a client whose retained message was cleared."""
         self._known.pop(client, None)
         self._online = None
+
+    def must_ask(self, client: str, *, now: float) -> bool:
+        """Return whether a client that has just said something must be asked for its birth message.
+
+        It is not there as far as is known: its birth was lost, or a late will has taken its place.
+        """
+        if self.is_online(client) or now < self._asked.get(client, float("-inf")) + ASK_PAUSE_S:
+            return False
+        if len(self._asked) >= MAX_CLIENTS:
+            self._asked.clear()
+        self._asked[client] = now
+        return True
 
     def gone_at(self, client: str) -> float | None:
         """Return from when on a client counts as gone; None while it is there.

@@ -29,12 +29,14 @@ from hedgerow_transport import (
     BlobError,
     CoordinatorState,
     Decline,
+    DeviceState,
     MessageError,
     MessageRefused,
     Need,
     Offer,
     Presence,
     Publication,
+    Rebirth,
     Refusals,
     Sync,
     TopicError,
@@ -93,9 +95,9 @@ class Coordinator:
         )
         routes = Routes(broadcast)
         latest = store.latest()
+        start = partial(_first_weights, plan, layout=layout, first_weights=first_weights)
         if latest is None:
             state, steps = _first_state(plan, layout=layout, weights=start())
-        start = partial(_first_weights, plan, layout=layout, first_weights=first_weights)
             routes.add(0, steps)
             state = ServerState(
                 version=0,
@@ -124,9 +126,9 @@ class Coordinator:
             evaluate=evaluate,
             read_traffic=read_traffic,
             wall_clock=wall_clock,
+            first_weights=start,
         )
         failed = sum(r.status == "failed" and r.round == self._federation.round for r in store.rounds())
-            first_weights=start,
         self._federation.attempt = failed + 1
         self._phase: Phase | None = None
 
@@ -169,7 +171,11 @@ class Coordinator:
         """Return the retained word that the coordinator is there, or (as its will) gone."""
         federation = self._federation
         state = CoordinatorState(
-            run=federation.store.run_id, session=self._session, online=online, message=message
+            run=federation.store.run_id,
+            session=self._session,
+            online=online,
+            message=message,
+            at=max(0, int(federation.wall_clock())),
         )
         return Publication(topic=federation.topics.coordinator, payload=state.encode(), retain=True)
 
@@ -261,8 +267,14 @@ class Coordinator:
         if parsed.client is None or phase is None:
             return
         client = parsed.client
+        if parsed.kind in ("sync", "offer", "decline") and federation.attendance.must_ask(client, now=now):
+            topic = federation.topics.down(client)
+            federation.outbox.append(Publication(topic=topic, payload=Rebirth().encode()))
         if parsed.kind == "presence":
             self._on_presence(client, payload, now)
+        elif parsed.kind == "state":
+            # For whoever looks at who is there; the rounds do not depend on it.
+            decode_message(payload, DeviceState)
         elif parsed.kind == "sync":
             self._on_sync(client, decode_message(payload, Sync), now=now)
         elif parsed.kind == "offer":

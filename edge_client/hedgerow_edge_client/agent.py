@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hedgerow_devices import Decision, Governor, Profile, Readings
 from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
+from hedgerow_edge_client.device_state import Doing, StateTeller
 from hedgerow_edge_client.errors import NameTaken, TrainerCrashed
 from hedgerow_edge_client.namesake import INSTANCE, Namesake, Verdict
 from hedgerow_edge_client.requests import Progress
@@ -53,6 +54,8 @@ RETRY_S = 5.0
 DESCRIBE_TIMEOUT_S = 300.0
 # How long a namesake may take to answer before torch is loaded; a later answer counts as well.
 NAMESAKE_WAIT_S = 0.3
+# How often a birth is said again because a message of ours, or one like it, says that we are gone.
+REBIRTH_PAUSE_S = 5.0
 # Training that takes longer than this says now and then how far it is.
 PROGRESS_PAUSE_S = 15.0
 
@@ -124,6 +127,7 @@ class ClientAgent:
             None if settings.credentials is None else Guard(settings.credentials, topics=self._topics)
         )
         self._refusals = Refusals()
+        self._reborn_at = float("-inf")
         self._link: Link | None = None
         self._trainer: TrainerProcess | None = None
         self._trainer_used = 0.0
@@ -132,7 +136,8 @@ class ClientAgent:
         self._decision: Decision | None = None
         self._training = False
         self._was_connected = False
-        self._paused_for = ""
+        self._paused_for = self._pause_reason = ""
+        self._teller: StateTeller | None = None
         self._progress_at = 0.0
 
     def run(self, stop: threading.Event) -> Leave | None:
@@ -159,7 +164,7 @@ class ClientAgent:
                 session = self._session(state, self._describe(), number=number)
                 for warning in state.warnings:
                     self._say(warning)
-                leave = self._follow(link, session, stop, early=early)
+                leave = self._follow(link, session, stop, early=early, number=number)
             except NameTaken:
                 # Neither a farewell nor the will: both would speak for the other one.
                 link.close()
@@ -214,18 +219,27 @@ class ClientAgent:
             jitter=random.random,
             received_bytes=lambda: 0 if self._link is None else self._link.traffic.received_bytes,
             once=self._settings.once,
+            wall_clock=time.time,
         )
 
     def _connect(self, number: int, stop: threading.Event) -> Link | None:
         settings, guard = self._settings, self._guard
         place = self._topics.presence(self._name)
-        gone = Presence(client=self._name, session=number, online=False, profile={}).encode()
+
+        def gone() -> bytes:
+            at = max(0, int(time.time()))
+            return Presence(client=self._name, session=number, online=False, profile={}, at=at).encode()
+
         link = MqttLink(
             settings.broker,
             # Two clients of one name must not throw each other out for ever: see `Namesake`.
             client_id=f"hedgerow-{settings.namespace}-{settings.name}-{self._namesake.token[-8:]}",
             filters=(*self._topics.client_filters(settings.name), self._namesake.topic),
-            will=(SignedWill(guard, topic=place, payload=gone) if guard else Will(topic=place, payload=gone)),
+            will=(
+                SignedWill(guard, topic=place, make=gone)
+                if guard
+                else lambda: Will(topic=place, payload=gone())
+            ),
         )
         while not stop.is_set():
             try:
@@ -242,21 +256,36 @@ class ClientAgent:
         return None
 
     def _follow(
-        self, link: Link, session: ClientSession, stop: threading.Event, *, early: list[LinkEvent]
+        self,
+        link: Link,
+        session: ClientSession,
+        stop: threading.Event,
+        *,
+        early: list[LinkEvent],
+        number: int,
     ) -> Leave | None:
         leave: Leave | None = None
+        teller = self._teller = StateTeller(self._name, topics=self._topics, session=number)
         for event in early:
             leave = leave or self._carry_out(self._on_event(event, session), link)
         while leave is None and not stop.is_set():
             actions = self._on_event(self._next_event(link, session), session)
             actions += self._on_trainer(session)
-            actions += session.tick(time.monotonic())
-            leave = self._carry_out(actions, link)
+            now = time.monotonic()
+            actions += session.tick(now)
+            told = teller.look(self._doing(session), now=now, unix=time.time())
+            leave = self._carry_out([*actions, *([told] if told else [])], link)
             self._start_waiting_training(session, link)
         if self._training and self._trainer is not None:
             self._trainer.cancel()
         self._publish(session.farewell(), link)
         return leave
+
+    def _doing(self, session: ClientSession) -> Doing:
+        doing = session.doing
+        if self._waiting is None or not self._paused_for:
+            return doing
+        return Doing(state="paused", round=doing.round, reason=self._pause_reason)
 
     # -- the loop's parts -----------------------------------------------------------------------------
 
@@ -280,7 +309,8 @@ class ClientAgent:
             waiting = "" if self._was_connected else "; waiting for a round"
             self._say(f"connected {'again ' if self._was_connected else ''}to {self._place}{waiting}")
             self._was_connected = True
-            return session.connected(now)
+            told = None if self._teller is None else self._teller.repeat()
+            return [*session.connected(now), *([told] if told else [])]
         if isinstance(event, Disconnected):
             if event.fatal:
                 return [Leave(reason=event.reason, failed=True)]
@@ -305,9 +335,15 @@ class ClientAgent:
         )
         if verdict is Verdict.TAKEN:
             raise NameTaken(f"another client has the name '{self._name}': give each device its own --name")
-        if verdict is Verdict.ASKED and session is not None:
-            return [session.presence(online=True)]
-        return []
+        if session is None or verdict is Verdict.NOTHING:
+            return []
+        if verdict is Verdict.BURIED:
+            # Not as often as somebody who sends such messages all the time would have it.
+            now = time.monotonic()
+            if now < self._reborn_at + REBIRTH_PAUSE_S:
+                return []
+            self._reborn_at = now
+        return [session.presence(online=True)]
 
     def _on_trainer(self, session: ClientSession) -> list[Action]:
         trainer = self._trainer
@@ -382,7 +418,7 @@ class ClientAgent:
         if not self._decision.go:
             # Said once for each cause, not every half minute through a hot night.
             if self._decision.cause != self._paused_for:
-                self._paused_for = self._decision.cause
+                self._paused_for, self._pause_reason = self._decision.cause, self._decision.reason
                 self._say(f"not training now: {self._decision.reason}")
             self._try_again_at = time.monotonic() + self._decision.retry_s
             return

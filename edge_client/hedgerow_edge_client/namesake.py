@@ -17,6 +17,7 @@ class Verdict(Enum):
     NOTHING = "nothing"
     ASKED = "asked"
     TAKEN = "taken"
+    BURIED = "buried"
 
 
 class Namesake:
@@ -63,7 +64,10 @@ class Namesake:
         except MessageError:
             return Verdict.NOTHING
         other = message.profile.get(INSTANCE)
-        if not isinstance(other, str) or other == self.token:
+        if not isinstance(other, str):
+            # A will of our earlier life that comes late, or a namesake that leaves: now nobody knows of us.
+            return Verdict.NOTHING if message.online or asking else Verdict.BURIED
+        if other == self.token:
             return Verdict.NOTHING
         if message.online and (asking or other < self.token):
             return Verdict.TAKEN

@@ -3,7 +3,7 @@
 import pytest
 
 from hedgerow_coordinator import attendance
-from hedgerow_coordinator.attendance import PATIENCE_S, Attendance, choose_cohort
+from hedgerow_coordinator.attendance import ASK_PAUSE_S, PATIENCE_S, Attendance, choose_cohort
 from hedgerow_transport import Presence
 
 
@@ -88,3 +88,22 @@ def test_a_cohort_is_drawn_without_replacement_by_seed_and_round():
     counts = [sum(name in cohort for cohort in drawn) for name in names]
     assert min(counts) >= 10
     assert max(counts) <= 40
+
+
+def test_who_speaks_and_is_not_known_to_be_there_is_asked_now_and_then():
+    who = Attendance()
+    assert who.must_ask("a", now=0.0)
+    assert not who.must_ask("a", now=ASK_PAUSE_S - 1)
+    assert who.must_ask("b", now=1.0)
+    assert who.must_ask("a", now=ASK_PAUSE_S)
+    who.note(word("a", 1, online=True), now=20.0)
+    assert not who.must_ask("a", now=100.0)
+    who.note(word("a", 1, online=False), now=101.0)
+    assert who.must_ask("a", now=102.0)
+
+
+def test_those_who_were_asked_take_bounded_memory(monkeypatch):
+    monkeypatch.setattr(attendance, "MAX_CLIENTS", 3)
+    who = Attendance()
+    assert all(who.must_ask(f"c{number}", now=0.0) for number in range(10))
+    assert len(who._asked) <= 3

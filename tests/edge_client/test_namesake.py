@@ -50,13 +50,9 @@ def test_the_question_is_older_than_any_birth_and_is_not_kept() -> None:
         Publication(topic=TOPICS.presence("other"), payload=birth("2").payload),
         Publication(topic=TOPICS.presence("pi"), payload=b""),
         Publication(topic=TOPICS.presence("pi"), payload=b"\xff garbage"),
-        Publication(
-            topic=TOPICS.presence("pi"),
-            payload=Presence(client="pi", session=9, online=False, profile={}).encode(),
-        ),
     ],
 )
-def test_own_births_wills_strangers_and_garbage_mean_nothing(publication: Publication) -> None:
+def test_own_births_strangers_and_garbage_mean_nothing(publication: Publication) -> None:
     assert verdict("1", publication) is Verdict.NOTHING
 
 
@@ -67,3 +63,13 @@ def test_a_retained_birth_may_be_of_an_earlier_life() -> None:
 def test_tokens_sort_by_the_time_of_the_start() -> None:
     first = Namesake("pi", topics=TOPICS)
     assert first.token < Namesake("pi", topics=TOPICS).token
+
+
+def test_a_will_in_our_name_means_that_nobody_knows_of_us_any_more() -> None:
+    for profile in ({}, {"received_bytes": 12}):
+        gone = Presence(client="pi", session=1, online=False, profile=profile).encode()
+        will = Publication(topic=TOPICS.presence("pi"), payload=gone)
+        assert verdict("1", will) is Verdict.BURIED
+        # While we have not been born, or as what was waiting there, it is of an earlier life.
+        assert verdict("1", will, asking=True) is Verdict.NOTHING
+        assert verdict("1", will, retained=True) is Verdict.NOTHING

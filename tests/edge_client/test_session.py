@@ -43,6 +43,7 @@ from hedgerow_transport import (
     Offer,
     Presence,
     Publication,
+    Rebirth,
     RoundPlan,
     Route,
     Sync,
@@ -914,3 +915,10 @@ def test_a_restarted_client_asks_for_nothing_that_it_has_on_disk(tmp_path):
     # The model is in the state now; of the blobs only the plan is kept.
     assert [path.stem for path in second.blobs.iterdir()] == [manifest.plan.digest.hex()]
     second.close()
+
+
+def test_a_birth_that_is_asked_for_is_said_again():
+    leader = Leader()
+    born = leader.session.presence(online=True)
+    assert leader.session.handle(TOPICS.down("pi"), Rebirth().encode(), now=0.0) == [born]
+    assert leader.session.handle(TOPICS.down("other"), Rebirth().encode(), now=0.0) == []

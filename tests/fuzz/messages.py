@@ -13,12 +13,14 @@ from hedgerow_transport import (
     BlobRef,
     CoordinatorState,
     Decline,
+    DeviceState,
     Manifest,
     Message,
     MessageError,
     Need,
     Offer,
     Presence,
+    Rebirth,
     RoundPlan,
     Route,
     Sync,
@@ -65,6 +67,8 @@ MESSAGES: tuple[Message, ...] = (
     Decline(run="run-1", round=3, reason="too warm"),
     Presence(client="pi-1", session=4, online=True, profile={"ram_mib": 4096, "model": "Pi 4", "b": None}),
     CoordinatorState(run="run-1", session=2, online=False, message="stopped"),
+    DeviceState(session=4, state="paused", round=3, at=1_800_000_000, reason="too warm"),
+    Rebirth(),
 )
 DOWN, CHUNK, TOPIC = range(len(MESSAGES), len(MESSAGES) + 3)
 

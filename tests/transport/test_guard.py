@@ -401,7 +401,7 @@ def test_an_older_manifest_is_replayed_also_after_a_power_cut(farm: Farm, lead: 
 
 def test_a_will_ends_a_birth_once(lead: Guard, a: Guard) -> None:
     gone = presence("a", online=False)
-    will = SignedWill(a, topic=PRESENCE, payload=gone)
+    will = SignedWill(a, topic=PRESENCE, make=lambda: gone)
     for _ in range(3):
         testament, born = will().payload, a.seal(PRESENCE, presence("a"))
         lead.open(PRESENCE, born)
@@ -419,9 +419,9 @@ def test_a_will_ends_a_birth_once(lead: Guard, a: Guard) -> None:
 def test_a_will_of_the_life_before_may_be_late(farm: Farm, lead: Guard, clock: Clock) -> None:
     gone = presence("a", online=False)
     first, second = clock.guard(farm.of("a")), clock.guard(farm.of("a"))
-    late = SignedWill(first, topic=PRESENCE, payload=gone)().payload
+    late = SignedWill(first, topic=PRESENCE, make=lambda: gone)().payload
     lead.open(PRESENCE, first.seal(PRESENCE, presence("a")))
-    will = SignedWill(second, topic=PRESENCE, payload=gone)().payload
+    will = SignedWill(second, topic=PRESENCE, make=lambda: gone)().payload
     lead.open(PRESENCE, second.seal(PRESENCE, presence("a", session=2)))
     # Whoever counts sessions knows that it means nothing.
     assert lead.open(PRESENCE, late) == gone
@@ -430,7 +430,7 @@ def test_a_will_of_the_life_before_may_be_late(farm: Farm, lead: Guard, clock: C
 
 
 def test_births_that_a_will_has_ended_stay_ended_over_restarts(farm: Farm, a: Guard, clock: Clock) -> None:
-    will = SignedWill(a, topic=PRESENCE, payload=presence("a", online=False))().payload
+    will = SignedWill(a, topic=PRESENCE, make=lambda: presence("a", online=False))().payload
     born = a.seal(PRESENCE, presence("a"))
     first = clock.guard(farm.of("coordinator"))
     first.open(PRESENCE, born)

@@ -18,12 +18,14 @@ from hedgerow_transport import (
     BlobRef,
     CoordinatorState,
     Decline,
+    DeviceState,
     Manifest,
     Message,
     MessageError,
     Need,
     Offer,
     Presence,
+    Rebirth,
     RoundPlan,
     Route,
     Sync,
@@ -76,8 +78,11 @@ MESSAGES: tuple[Message, ...] = (
         session=4,
         online=True,
         profile={"ram_mib": 4096, "model": "Pi 4", "t": 51.5, "b": None},
+        at=1_800_000_000,
     ),
-    CoordinatorState(run="run-1", session=2, online=False, message="stopped"),
+    CoordinatorState(run="run-1", session=2, online=False, message="stopped", at=1_800_000_000),
+    DeviceState(session=4, state="paused", round=3, at=1_800_000_000, reason="too warm"),
+    Rebirth(),
 )
 EVERY = pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 
@@ -89,7 +94,7 @@ def test_what_is_encoded_comes_back(message: Message) -> None:
 
 
 def test_tags_and_keys_are_unique_and_short() -> None:
-    assert len({type(message).TAG for message in MESSAGES}) == len(MESSAGES) == 11
+    assert len({type(message).TAG for message in MESSAGES}) == len(MESSAGES) == 13
     for message in MESSAGES:
         keys = [entry.metadata["key"] for entry in dataclasses.fields(message)]
         assert len(set(keys)) == len(keys)
@@ -255,7 +260,7 @@ def test_only_our_error_comes_out(message: Message, data: st.DataObject) -> None
 
 def test_down_is_told_apart_by_tags() -> None:
     for message in MESSAGES:
-        if isinstance(message, (Accept, Ack, Route)):
+        if isinstance(message, (Accept, Ack, Route, Rebirth)):
             assert decode_down(message.encode()) == message
         else:
             with pytest.raises(MessageError):

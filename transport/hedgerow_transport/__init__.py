@@ -51,6 +51,7 @@ from hedgerow_transport.exchange import (
     Decline,
     Need,
     Offer,
+    Rebirth,
     Route,
     Sync,
     decode_down,
@@ -85,7 +86,7 @@ from hedgerow_transport.mosquitto_config import (
 )
 from hedgerow_transport.mosquitto_process import MOSQUITTO_CONFIG_NAME
 from hedgerow_transport.mqtt_link import MqttLink
-from hedgerow_transport.presence import CoordinatorState, Presence
+from hedgerow_transport.presence import DEVICE_STATES, CoordinatorState, DeviceState, Presence
 from hedgerow_transport.probe import BrokerFacts, ask_broker, probe_broker
 from hedgerow_transport.publication import Publication
 from hedgerow_transport.refusals import Refusals
@@ -113,6 +114,7 @@ __all__ = [
     "CREDENTIALS_NAME",
     "DEFAULT_CHUNK_BYTES",
     "DEVICES_NAME",
+    "DEVICE_STATES",
     "KEY_NAME",
     "MANIFEST_STATES",
     "MAX_CHUNK_BYTES",
@@ -150,6 +152,7 @@ __all__ = [
     "Decline",
     "Device",
     "DeviceRegister",
+    "DeviceState",
     "Devices",
     "Disconnected",
     "Guard",
@@ -173,6 +176,7 @@ __all__ = [
     "ParsedTopic",
     "Presence",
     "Publication",
+    "Rebirth",
     "Received",
     "Refusals",
     "Refused",

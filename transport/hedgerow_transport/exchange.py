@@ -122,14 +122,22 @@ class Decline(Message):
     reason: str = field(default="", metadata=on_wire("y", Sentence(512)))
 
 
-def decode_down(data: bytes) -> Accept | Ack | Route:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebirth(Message):
+    """Ask a client to say its birth message again: the coordinator has heard of it, and does not know it."""
+
+    TAG: ClassVar[int] = 13
+    MAX_BYTES: ClassVar[int] = 64
+
+
+def decode_down(data: bytes) -> Accept | Ack | Route | Rebirth:
     """Decode a payload of ``down/<client>``.
 
     Raises
     ------
     MessageError
-        When it is none of the three, or a wrong one.
+        When it is none of these, or a wrong one.
     """
-    message = decode_one_of(data, (Accept, Ack, Route))
-    assert isinstance(message, (Accept, Ack, Route))
+    message = decode_one_of(data, (Accept, Ack, Route, Rebirth))
+    assert isinstance(message, (Accept, Ack, Route, Rebirth))
     return message

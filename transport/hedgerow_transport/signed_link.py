@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from hedgerow_transport.errors import CredentialsError, MessageRefused, TopicError
 from hedgerow_transport.guard import Guard
@@ -67,8 +67,9 @@ class SignedWill:
     ----------
     guard : Guard
         Signs it.
-    topic, payload
-        The will.
+    topic : str
+    make : callable
+        Returns the message, now.
 
     Raises
     ------
@@ -76,17 +77,17 @@ class SignedWill:
         When our counter cannot be written down.
     """
 
-    def __init__(self, guard: Guard, *, topic: str, payload: bytes) -> None:
+    def __init__(self, guard: Guard, *, topic: str, make: Callable[[], bytes]) -> None:
         self._guard = guard
         self._topic = topic
-        self._payload = payload
-        self._sealed = guard.seal(topic, payload, will=True)
+        self._make = make
+        self._sealed = guard.seal(topic, make(), will=True)
 
     def __call__(self) -> Will:
         """Return the will of the next connection."""
         # On a full disk the one before is better than none.
         with contextlib.suppress(CredentialsError):
-            self._sealed = self._guard.seal(self._topic, self._payload, will=True)
+            self._sealed = self._guard.seal(self._topic, self._make(), will=True)
         return Will(topic=self._topic, payload=self._sealed)
 
 

@@ -9,7 +9,7 @@ from hedgerow_transport.errors import TopicError
 
 NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,31}"
 TOPIC_ROOT = "hedgerow/1"
-UP_KINDS = ("offer", "chunk", "decline", "sync")
+UP_KINDS = ("offer", "chunk", "decline", "sync", "state")
 DIGEST_BYTES = 16
 
 

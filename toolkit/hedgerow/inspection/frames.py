@@ -15,12 +15,14 @@ from hedgerow_transport import (
     BlobRef,
     CoordinatorState,
     Decline,
+    DeviceState,
     Manifest,
     Message,
     MessageError,
     Need,
     Offer,
     Presence,
+    Rebirth,
     RoundPlan,
     Route,
     Sync,
@@ -40,6 +42,8 @@ MESSAGES: tuple[type[Message], ...] = (
     Decline,
     Presence,
     CoordinatorState,
+    DeviceState,
+    Rebirth,
 )
 _FRAMES = {
     FrameKind.UPDATE: "a client's update",
