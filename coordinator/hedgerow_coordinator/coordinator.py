@@ -29,12 +29,14 @@ from hedgerow_transport import (
     BlobError,
     CoordinatorState,
     Decline,
+    DeviceState,
     MessageError,
     MessageRefused,
     Need,
     Offer,
     Presence,
     Publication,
+    Rebirth,
     Refusals,
     Sync,
     TopicError,
@@ -169,7 +171,11 @@ class Coordinator:
         """Return the retained word that the coordinator is there, or (as its will) gone."""
         federation = self._federation
         state = CoordinatorState(
-            run=federation.store.run_id, session=self._session, online=online, message=message
+            run=federation.store.run_id,
+            session=self._session,
+            online=online,
+            message=message,
+            at=max(0, int(federation.wall_clock())),
         )
         return Publication(topic=federation.topics.coordinator, payload=state.encode(), retain=True)
 
@@ -261,8 +267,14 @@ class Coordinator:
         if parsed.client is None or phase is None:
             return
         client = parsed.client
+        if parsed.kind in ("sync", "offer", "decline") and federation.attendance.must_ask(client, now=now):
+            topic = federation.topics.down(client)
+            federation.outbox.append(Publication(topic=topic, payload=Rebirth().encode()))
         if parsed.kind == "presence":
             self._on_presence(client, payload, now)
+        elif parsed.kind == "state":
+            # For whoever looks at who is there; the rounds do not depend on it.
+            decode_message(payload, DeviceState)
         elif parsed.kind == "sync":
             self._on_sync(client, decode_message(payload, Sync), now=now)
         elif parsed.kind == "offer":

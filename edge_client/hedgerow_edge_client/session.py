@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from hedgerow_codecs import (
 )
 from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
 from hedgerow_edge_client.contribution import own_mask, training_of, update_of
+from hedgerow_edge_client.device_state import Doing
 from hedgerow_edge_client.errors import ReplicaError, TrainingDiverged
 from hedgerow_edge_client.feedback import estimate_digest, feedback_after, fresh_feedback, under_mask
 from hedgerow_edge_client.fetch import Fetch
@@ -36,6 +37,7 @@ from hedgerow_transport import (
     Offer,
     Presence,
     Publication,
+    Rebirth,
     RoundPlan,
     Route,
     Sync,
@@ -81,6 +83,8 @@ class ClientSession:
         Returns the PUBLISH bytes that have reached this device since its start.
     once
         Leave when the run is over, instead of waiting for the next one.
+    wall_clock
+        Returns the Unix time.
     """
 
     def __init__(
@@ -95,8 +99,10 @@ class ClientSession:
         jitter: Callable[[], float],
         received_bytes: Callable[[], int],
         once: bool = False,
+        wall_clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.client = client
+        self._wall_clock = wall_clock
         self._layout = layout
         self._topics = topics
         self._memory = memory
@@ -142,17 +148,30 @@ class ClientSession:
             times.append(self._upload.wake_at)
         return min((t for t in times if t is not None), default=None)
 
+    @property
+    def doing(self) -> Doing:
+        """What this client does."""
+        number = 0 if self._manifest is None else self._manifest.round
+        if self._training_round:
+            return Doing(state="training", round=self._training_round)
+        if self._upload is not None and self._pending is not None:
+            return Doing(state="sending", round=self._pending.round)
+        if self._fetch is not None or self._sync_at is not None:
+            return Doing(state="fetching", round=number)
+        return Doing(state="waiting")
+
     def presence(self, *, online: bool) -> Publication:
         """Return the birth message, or the one that serves as last will."""
-        message = Presence(
-            client=self.client, session=self._session, online=online, profile=self._profile if online else {}
-        )
-        return Publication(topic=self._topics.presence(self.client), payload=message.encode(), retain=True)
+        return self._presence(online=online, profile=self._profile if online else {})
 
     def farewell(self) -> Publication:
         """Return the word that this device leaves on purpose, with the bytes it has not reported yet."""
         rest = {"received_bytes": self._received_bytes() - self._reported_bytes}
-        message = Presence(client=self.client, session=self._session, online=False, profile=rest)
+        return self._presence(online=False, profile=rest)
+
+    def _presence(self, *, online: bool, profile: Mapping[str, str | int | float | bool]) -> Publication:
+        at = max(0, int(self._wall_clock()))
+        message = Presence(client=self.client, session=self._session, online=online, profile=profile, at=at)
         return Publication(topic=self._topics.presence(self.client), payload=message.encode(), retain=True)
 
     def connected(self, now: float) -> list[Action]:
@@ -419,7 +438,9 @@ class ClientSession:
         self._upload = Upload(offer, frame=pending.frame, client=self.client, topics=self._topics)
         return list(self._upload.tick(now))
 
-    def _on_down(self, message: Accept | Ack | Route, now: float) -> list[Action]:
+    def _on_down(self, message: Accept | Ack | Route | Rebirth, now: float) -> list[Action]:
+        if isinstance(message, Rebirth):
+            return [self.presence(online=True)]
         if isinstance(message, Route):
             return self._on_route(message, now)
         if self._upload is None or message.run != self._run or message.digest != self._upload.digest:
