@@ -34,6 +34,8 @@ class LinkProfile:
         Rates from and to the broker, of each connection by itself.
     reset_every_bytes : int
         A connection is reset when both ways together have carried so many bytes.
+    reset_share : float
+        Chance that a piece of at most 8 KiB resets its connection; below 1.
     stall_every_s, stall_s : float
         Mean time between stalls, and how long nothing moves in one: what packet loss looks like above TCP.
     """
@@ -43,6 +45,7 @@ class LinkProfile:
     down_bytes_per_s: float = 0.0
     up_bytes_per_s: float = 0.0
     reset_every_bytes: int = 0
+    reset_share: float = 0.0
     stall_every_s: float = 0.0
     stall_s: float = 0.0
 
@@ -229,7 +232,8 @@ class Proxy:
             self.up_bytes += num_bytes
         connection.carried += num_bytes
         limit = self.profile.reset_every_bytes
-        if limit and connection.carried >= limit:
+        by_chance = self._random.random() < self.profile.reset_share
+        if by_chance or (limit and connection.carried >= limit):
             self.num_resets += 1
             connection.reset()
 

@@ -129,6 +129,7 @@ class ClientAgent:
         self._refusals = Refusals()
         self._reborn_at = float("-inf")
         self._link: Link | None = None
+        self._mqtt: MqttLink | None = None
         self._trainer: TrainerProcess | None = None
         self._trainer_used = 0.0
         self._waiting: StartTraining | None = None
@@ -218,6 +219,7 @@ class ClientAgent:
             profile={**known, "samples": description.num_samples, INSTANCE: self._namesake.token},
             jitter=random.random,
             received_bytes=lambda: 0 if self._link is None else self._link.traffic.received_bytes,
+            heard_at=lambda: 0.0 if self._mqtt is None else self._mqtt.heard_at,
             once=self._settings.once,
             wall_clock=time.time,
         )
@@ -244,7 +246,7 @@ class ClientAgent:
         while not stop.is_set():
             try:
                 link.connect()
-                self._link = SignedLink(link, guard) if guard else link
+                self._link, self._mqtt = SignedLink(link, guard) if guard else link, link
                 return self._link
             except BrokerUnreachable as error:
                 if not settings.wait_for_broker:

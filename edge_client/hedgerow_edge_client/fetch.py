@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -19,9 +20,8 @@ from hedgerow_transport import (
 # How long the way may be silent before missing chunks are asked for, and how far the pause grows.
 FIRST_PAUSE_S = 0.3
 LONGEST_PAUSE_S = 30.0
-# On a slow link chunks come seldom: a silence is longer than so many times the pauses between them.
-SILENCE_GAPS = 3
-LONGEST_SILENCE_S = 300.0
+# While bytes come in, chunks may be among them, and on a slow link one takes long. But not for ever.
+LONGEST_PATIENCE_S = 120.0
 BLOBS_ASKED_AT_ONCE = 4
 # Until something has come nobody knows how slow the way is, or whether all of it is under way already.
 PROBE_BYTES = 16 << 10
@@ -35,9 +35,9 @@ Chunk = tuple[bytes, int]
 class Fetch:
     """Assemble a set of blobs out of broadcast chunks.
 
-    The coordinator broadcasts by itself what is new, so nothing is asked for while chunks come. After a
-    silence missing chunks are asked for, and from then on more of them as they come, within a window: what a
-    lost link costs is bounded by it, and so is the queue in front of a slow one.
+    The coordinator broadcasts by itself what is new, so nothing is asked for while the link carries anything.
+    After a silence missing chunks are asked for, and from then on more of them as they come, within a window:
+    what a lost link costs is bounded by it, and so is the queue in front of a slow one.
 
     Parameters
     ----------
@@ -51,6 +51,8 @@ class Fetch:
         Returns a number in [0, 1): spreads the requests of many clients over time.
     directory
         Where blobs are kept, so that a restart asks only for the rest; None keeps them in memory.
+    heard_at
+        Returns when the link last carried anything to here, on the caller's clock.
     earlier
         A fetch that this one takes the place of; what it has of the same blobs is not asked for again.
     """
@@ -63,6 +65,7 @@ class Fetch:
         topics: Topics,
         jitter: Callable[[], float],
         directory: Path | None = None,
+        heard_at: Callable[[], float] = lambda: -math.inf,
         earlier: Fetch | None = None,
     ) -> None:
         self._topics = topics
@@ -74,11 +77,9 @@ class Fetch:
         # What was asked for and is not here, and when.
         self._asked: dict[Chunk, float] = {}
         self._pulling = False
-        self._heard = False
-        self._heard_at = 0.0
-        self._gap_s = 0.0
-        if earlier is not None:
-            self._heard, self._gap_s = earlier._heard, earlier._gap_s
+        self._heard_at = heard_at
+        self._ask_by = math.inf
+        self._knows_way: bool = earlier is not None and earlier._knows_way
         begun = {} if earlier is None else earlier._assemblers
         self._assemblers: dict[bytes, BlobAssembler] = {}
         for ref in refs:
@@ -106,9 +107,8 @@ class Fetch:
         """Begin to wait for chunks, on a link that is new: what was under way is lost."""
         self._asked.clear()
         self._pulling = False
-        self._heard_at = now
         self._pause_s = FIRST_PAUSE_S
-        self._ask_at = now + self._next_pause()
+        self._wait(now)
 
     def add(self, digest: bytes, index: int, data: bytes, *, now: float) -> bool:
         """Take one chunk; return whether it was one of ours.
@@ -132,7 +132,7 @@ class Fetch:
             self._pulling = False
             self._asked.clear()
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
-            self._ask_at = now + self._next_pause()
+            self._wait(now)
             raise
         self._note((digest, index), now=now)
         return True
@@ -142,12 +142,16 @@ class Fetch:
         if self.complete or self._ask_at is None or now < self._ask_at:
             return []
         if not self._pulling:
+            quiet_at = min(self._heard_at() + self._pause_s, self._ask_by)
+            if now < quiet_at:
+                self._ask_at = quiet_at
+                return []
             if self._asked:
                 self._window.lost()
             self._asked.clear()
-            self._pause_s = max(min(self._pause_s * 2, LONGEST_PAUSE_S), self._silence_s)
+            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
         self._pulling = False
-        self._ask_at = now + self._next_pause()
+        self._wait(now)
         wanted = self._wanted()
         self._asked.update((chunk, now) for chunk in wanted)
         numbers: dict[bytes, list[int]] = {}
@@ -157,11 +161,10 @@ class Fetch:
 
     def _note(self, chunk: Chunk, *, now: float) -> None:
         """Learn from a chunk's arrival how fast the way is, and ask for more when little is under way."""
-        self._gap_s = max(now - self._heard_at, self._gap_s / 2)
-        self._heard, self._heard_at = True, now
+        self._knows_way = True
         if chunk[0] not in self._failed:
-            self._pause_s = max(FIRST_PAUSE_S, self._silence_s)
-        self._ask_at = now + self._next_pause()
+            self._pause_s = FIRST_PAUSE_S
+        self._wait(now)
         asked_at = self._asked.pop(chunk, None)
         if asked_at is None:
             return
@@ -172,7 +175,7 @@ class Fetch:
             self._pulling, self._ask_at = True, now
 
     def _wanted(self) -> list[Chunk]:
-        room = self._window.num_bytes - self._num_asked if self._heard else PROBE_BYTES
+        room = self._window.num_bytes - self._num_asked if self._knows_way else PROBE_BYTES
         wanted: list[Chunk] = []
         incomplete = [d for d, assembler in self._assemblers.items() if not assembler.complete]
         for digest in incomplete[:BLOBS_ASKED_AT_ONCE]:
@@ -198,12 +201,9 @@ class Fetch:
         need = Need(digest=digest, bitmap=bits)
         return Publication(topic=self._topics.need, payload=need.encode(), qos=1)
 
-    @property
-    def _silence_s(self) -> float:
-        return min(SILENCE_GAPS * self._gap_s, LONGEST_SILENCE_S)
-
-    def _next_pause(self) -> float:
-        return self._pause_s * (1.0 + self._jitter())
+    def _wait(self, now: float) -> None:
+        self._ask_at = now + self._pause_s * (1.0 + self._jitter())
+        self._ask_by = now + LONGEST_PATIENCE_S
 
 
 def _assembler(ref: BlobRef, *, chunk_bytes: int, directory: Path | None) -> BlobAssembler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -81,6 +82,8 @@ class ClientSession:
         Returns a number in [0, 1).
     received_bytes
         Returns the PUBLISH bytes that have reached this device since its start.
+    heard_at
+        Returns when the link last carried anything to here, on the caller's clock.
     once
         Leave when the run is over, instead of waiting for the next one.
     wall_clock
@@ -98,6 +101,7 @@ class ClientSession:
         profile: dict[str, str | int | float | bool],
         jitter: Callable[[], float],
         received_bytes: Callable[[], int],
+        heard_at: Callable[[], float] = lambda: -math.inf,
         once: bool = False,
         wall_clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
@@ -111,6 +115,7 @@ class ClientSession:
         self._jitter = jitter
         self._received_bytes = received_bytes
         self._reported_bytes = 0
+        self._heard_at = heard_at
         self._once = once
 
         self._run = ""
@@ -319,6 +324,7 @@ class ClientSession:
             topics=self._topics,
             jitter=self._jitter,
             directory=self._memory.blobs,
+            heard_at=self._heard_at,
             earlier=self._fetch,
         )
         self._keep_blobs(refs)

@@ -7,9 +7,9 @@ import pytest
 from hedgerow_edge_client.fetch import (
     BLOBS_ASKED_AT_ONCE,
     FIRST_PAUSE_S,
+    LONGEST_PATIENCE_S,
     LONGEST_PAUSE_S,
     PROBE_BYTES,
-    SILENCE_GAPS,
     Fetch,
 )
 from hedgerow_edge_client.window import FIRST_WINDOW_BYTES, LARGEST_WINDOW_BYTES
@@ -23,7 +23,7 @@ def ref_of(data, kind="keyframe"):
     return BlobRef(kind=kind, digest=blob_digest(data), size=len(data))
 
 
-def fetch_of(*blobs, earlier=None, chunk_bytes=16, directory=None):
+def fetch_of(*blobs, earlier=None, chunk_bytes=16, directory=None, **options):
     return Fetch(
         [ref_of(data) for data in blobs],
         chunk_bytes=chunk_bytes,
@@ -31,6 +31,7 @@ def fetch_of(*blobs, earlier=None, chunk_bytes=16, directory=None):
         jitter=lambda: 0.5,
         earlier=earlier,
         directory=directory,
+        **options,
     )
 
 
@@ -77,15 +78,17 @@ def test_missing_chunks_are_asked_for_after_silence_with_growing_pauses():
     assert pauses[-1] == pytest.approx(1.5 * LONGEST_PAUSE_S)
 
 
-def test_a_slow_link_is_given_time():
-    fetch = fetch_of(bytes(320))
+def test_nothing_is_asked_for_while_the_link_carries_something():
+    heard = [0.0]
+    fetch = fetch_of(DATA, heard_at=lambda: heard[0])
     fetch.start(0.0)
-    give(fetch, bytes(320), 0, now=20.0)
-    assert fetch.wake_at == pytest.approx(20.0 + 1.5 * SILENCE_GAPS * 20.0)
-    # It has become faster: what is missing is soon noticed again.
-    for index in range(1, 9):
-        give(fetch, bytes(320), index, now=20.0 + index)
-    assert fetch.wake_at == pytest.approx(28.0 + 1.5 * SILENCE_GAPS * 1.0)
+    for now in range(1, 100):
+        heard[0] = now - 0.1
+        assert fetch.tick(float(now)) == []
+        assert fetch.wake_at == pytest.approx(heard[0] + FIRST_PAUSE_S)
+    # What comes all the time may be for somebody else.
+    heard[0] = LONGEST_PATIENCE_S
+    assert asked(fetch.tick(LONGEST_PATIENCE_S)) == [(blob_digest(DATA), [0, 1, 2, 3])]
 
 
 def test_chunks_for_somebody_else_do_not_put_off_a_request():

@@ -54,6 +54,7 @@ class LinkState:
     closed: bool = False
     graceful: bool = True
     broker_max_packet_bytes: int | None = None
+    heard_at: float = 0.0
 
     @property
     def is_idle(self) -> bool:

@@ -161,6 +161,8 @@ class LinkThread:
             with contextlib.suppress(OSError):  # nothing there after all
                 self._wake_reader.recv(65_536)
         flags = ready.get(connection.fileno(), 0)
+        if flags & select.POLLIN:
+            self._state.heard_at = time.monotonic()
         # A hang-up or an error comes unasked, and a read finds out what it is.
         session.service(readable=bool(flags & ~select.POLLOUT), writable=bool(flags & select.POLLOUT))
 

@@ -85,6 +85,11 @@ class MqttLink:
         with self._state.changed:
             return self._state.outbox.num_bytes
 
+    @property
+    def heard_at(self) -> float:
+        """When bytes last came in, also those of a packet that is not yet whole, by `time.monotonic`."""
+        return self._state.heard_at
+
     def connect(self, timeout_s: float = 10.0) -> None:
         """Bring the link up; from then on it comes back by itself. After a failure it can be called again.
 
