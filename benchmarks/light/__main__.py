@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.light.agents import lead, take_part
 from benchmarks.light.trainer import LightTrainer, light_layout
+
 from hedgerow_coordinator import load_plan
 
 

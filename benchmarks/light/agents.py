@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.light.trainer import GRID, LightTrainer, light_layout, state_of
 from numpy.typing import NDArray
 
 import hedgerow_coordinator.agent as coordinator_agent
-from benchmarks.light.trainer import GRID, LightTrainer, light_layout, state_of
 from hedgerow_coordinator import CoordinatorAgent, Outcome, Plan, open_run, parse_plan
 from hedgerow_coordinator.plan import (
     CodecSettings,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-
 from benchmarks.faults import LinkProfile, Proxy
 from benchmarks.light.agents import lead, light_plan, take_part
 from benchmarks.light.trainer import LightTrainer, light_layout
+
 from hedgerow_coordinator import Outcome, RunStore
 from hedgerow_edge_client import Leave
 
