@@ -19,8 +19,11 @@ from hedgerow_coordinator import RunStore
 from hedgerow_transport import (
     Broker,
     Connected,
+    Credentials,
+    Guard,
     MqttLink,
     Offer,
+    Presence,
     Received,
     Topics,
     decode_message,
@@ -225,7 +228,9 @@ def test_an_attacker_at_the_broker_is_refused_counted_and_shown(place: Place) ->
     assert all(event.payload[0] == 0xC1 for event in offers)
 
 
-def test_a_coordinator_without_credentials_and_a_device_with_them(place: Place) -> None:
+def test_a_coordinator_without_credentials_and_a_device_with_them(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
     lead = place.coordinator(signed=False)
     lead.wait_for("waiting for clients")
     device = place.client("a")
@@ -241,6 +246,23 @@ def test_a_coordinator_without_credentials_and_a_device_with_them(place: Place) 
     assert device.said.count("is not signed") == 1
     assert lead.said.count("signs its messages") == 1
     assert device.process.poll() is None
+
+    # It is listed, also when a will of an earlier life comes late.
+    link = MqttLink(place.broker.url, client_id="late")
+    link.connect()
+    topic = place.topics.presence("a")
+    guard = Guard(Credentials.load(place.keys / "devices" / "a"), topics=place.topics)
+    will = Presence(client="a", session=0, online=False).encode()
+    link.publish(topic, guard.seal(topic, will, will=True), retain=True, qos=1)
+    assert link.flush(5.0)
+    link.close()
+    time.sleep(0.5)
+    capfd.readouterr()
+    call = ("devices", "--broker", place.broker.url, "--namespace", place.namespace)
+    assert main([*call, "--credentials", str(place.keys / "coordinator")]) == 0
+    said = capfd.readouterr().out
+    assert re.search(r"^a +here +20\d\d-", said, re.M), said
+    assert "coordinator: a message of the coordinator is not signed" in said
     for process in (lead, device):
         assert "Traceback" not in process.said
         assert "ignored" not in process.said

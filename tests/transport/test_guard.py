@@ -50,9 +50,13 @@ class Clock:
     unix: float = NOW
     seconds: float = 0.0
 
-    def guard(self, credentials: Credentials, *, topics: Topics = FARM, keeps: bool = True) -> Guard:
+    def guard(self, credentials: Credentials, *, topics: Topics = FARM, looks_on: bool = False) -> Guard:
         return Guard(
-            credentials, topics=topics, wall_clock=lambda: self.unix, clock=lambda: self.seconds, keeps=keeps
+            credentials,
+            topics=topics,
+            wall_clock=lambda: self.unix,
+            clock=lambda: self.seconds,
+            looks_on=looks_on,
         )
 
     def __iadd__(self, seconds: float) -> Clock:
@@ -577,11 +581,15 @@ def test_whoever_only_looks_on_reads_and_writes_nothing(farm: Farm, a: Guard, cl
     lead.close()
     path = farm.directory / "coordinator" / "seen-farm.json"
     before = path.read_bytes()
-    onlooker = clock.guard(farm.of("coordinator"), keeps=False)
+    onlooker = clock.guard(farm.of("coordinator"), looks_on=True)
     assert refusal(onlooker, PRESENCE, born, retained=True) == ("a", "replayed")
     onlooker.open(PRESENCE, a.seal(PRESENCE, presence("a")))
     onlooker.close()
     assert path.read_bytes() == before
+    # The coordinator's last word may be old.
+    last = lead.seal(FARM.coordinator, here(online=False))
+    clock += 90 * 86_400
+    assert onlooker.open(FARM.coordinator, last, retained=True) == here(online=False)
 
 
 # -- the link ---------------------------------------------------------------------------------------------

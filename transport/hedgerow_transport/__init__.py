@@ -24,7 +24,7 @@ from hedgerow_transport.credentials import (
 )
 from hedgerow_transport.device_register import Device, DeviceRegister, Devices
 from hedgerow_transport.durable_file import UNFINISHED, sync_directory, write_durably
-from hedgerow_transport.envelope import is_sealed
+from hedgerow_transport.envelope import is_sealed, open_unchecked
 from hedgerow_transport.errors import (
     BlobError,
     BrokerError,
@@ -216,6 +216,7 @@ __all__ = [
     "matches",
     "mosquitto_version",
     "need_cryptography",
+    "open_unchecked",
     "parse_topic",
     "probe_broker",
     "publish_bytes",

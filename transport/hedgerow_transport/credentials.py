@@ -74,6 +74,11 @@ class Credentials:
         return self.directory / CERT_NAME
 
     @property
+    def register(self) -> Path:
+        """The devices that a coordinator knows."""
+        return self.directory / DEVICES_NAME
+
+    @property
     def keyfile(self) -> Path:
         """Its private key."""
         return self.directory / KEY_NAME

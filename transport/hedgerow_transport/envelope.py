@@ -85,6 +85,17 @@ def open_envelope(payload: bytes) -> tuple[Envelope, bytes]:
     return envelope, payload[ENVELOPE_BYTES:]
 
 
+def open_unchecked(payload: bytes) -> tuple[bytes, bool]:
+    """Return the message in a payload, and whether it claims to be signed: for whoever has no key.
+
+    Raises
+    ------
+    MessageError
+        As `open_envelope`.
+    """
+    return (open_envelope(payload)[1], True) if is_sealed(payload) else (payload, False)
+
+
 def _signed(topic: str, header: bytes, message: bytes) -> bytes:
     name = topic.encode()
     return b"".join((_CONTEXT, _LENGTH.pack(len(name)), name, header, message))

@@ -85,13 +85,23 @@ class Topics:
         """The retained `Presence` of a client, and its will."""
         return self._topic(f"presence/{check_name(client)}")
 
+    @property
+    def presence_filter(self) -> str:
+        """Selects the `Presence` of every client."""
+        return self._topic("presence/+")
+
+    @property
+    def state_filter(self) -> str:
+        """Selects the `DeviceState` of every client."""
+        return self._topic("up/+/state")
+
     def client_filters(self, client: str) -> tuple[str, ...]:
         """Return what a client subscribes to."""
         return (self.manifest, self.coordinator, self._topic("blob/+"), self.down(client))
 
     def coordinator_filters(self) -> tuple[str, ...]:
         """Return what a coordinator subscribes to."""
-        return (self.need, self._topic("up/+/+"), self._topic("presence/+"))
+        return (self.need, self._topic("up/+/+"), self.presence_filter)
 
     def parse(self, topic: str) -> ParsedTopic:
         """Say what a topic of this namespace means.
