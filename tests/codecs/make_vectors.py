@@ -39,6 +39,7 @@ CONFIGS = (
     {"codec_id": "randk", "fraction": 0.05, "bits": 6, "seed": 7},
     {"codec_id": "randk", "fraction": 0.5, "bits": 4, "unbiased": True},
 )
+PATTERNED = ({"codec_id": "deadzone", "step": 0.125}, {"codec_id": "trellis", "step": 0.25})
 
 
 def main() -> None:
@@ -58,20 +59,33 @@ def main() -> None:
     # Cubes of a sawtooth: heavy tails without a random generator whose stream might change.
     values = (((np.arange(mask.num_live) * 7907 % 211 - 105) / 105) ** 5 / 64).astype(np.float32)
     base = bytes(range(16))
-    frames = []
-    for config in CONFIGS:
-        frame = encode_frame(
-            values, kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec_from_config(config)
-        )
-        decoded = decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=base)
-        frames.append({"config": config, "frame": frame.hex(), "values": decoded.values().tobytes().hex()})
+    # Signs that are nearly those of an outer product: told against a pattern of fc.weight's columns.
+    columns, rows = (places - layout.offsets[2]) % 64, (places - layout.offsets[2]) // 64
+    signs = np.where(columns * 31 % 17 < 8, -1, 1) * np.where(rows % 3 == 0, -1, 1)
+    signs[places * 7919 % 103 < 4] *= -1
+    patterned = (np.abs(values) * mask.gather(signs.astype(np.float32))).astype(np.float32)
+
+    def updates(values: np.ndarray, configs: tuple[dict, ...]) -> list[dict[str, object]]:
+        frames = []
+        for config in configs:
+            frame = encode_frame(
+                values, kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec_from_config(config)
+            )
+            decoded = decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=base)
+            frames.append(
+                {"config": config, "frame": frame.hex(), "values": decoded.values().tobytes().hex()}
+            )
+        return frames
+
     vectors = {
         "layout": layout.to_bytes().hex(),
         "live": np.packbits(mask.live, bitorder="little").tobytes().hex(),
         "previous": np.packbits(previous.live, bitorder="little").tobytes().hex(),
         "base": base.hex(),
         "values": values.tobytes().hex(),
-        "updates": frames,
+        "updates": updates(values, CONFIGS),
+        "patterned_values": patterned.tobytes().hex(),
+        "patterned": updates(patterned, PATTERNED),
         "mask": encode_mask(mask).hex(),
         "mask_delta": encode_mask(mask, previous=previous).hex(),
         "seeded": encode_seeded(layout, seed=2026).hex(),

@@ -21,6 +21,7 @@ from hedgerow_codecs import (
     encode_seeded,
     seeded_parameters,
 )
+from hedgerow_codecs.stages.pattern import fit_patterns
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "codecs-v1.json").read_text())
 LAYOUT = Layout.from_bytes(bytes.fromhex(VECTORS["layout"]))
@@ -32,15 +33,30 @@ def mask_of(name: str) -> Mask:
     return Mask(layout=LAYOUT, live=bits.astype(np.bool_))
 
 
-@pytest.mark.parametrize("vector", VECTORS["updates"], ids=lambda vector: str(vector["config"]))
-def test_updates(vector: dict) -> None:
+@pytest.mark.parametrize(
+    ("of", "vector"),
+    [("values", vector) for vector in VECTORS["updates"]]
+    + [("patterned_values", vector) for vector in VECTORS["patterned"]],
+    ids=lambda value: value if isinstance(value, str) else str(value["config"]),
+)
+def test_updates(of: str, vector: dict) -> None:
     mask, base = mask_of("live"), bytes.fromhex(VECTORS["base"])
     frame = bytes.fromhex(vector["frame"])
     decoded = decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=base)
     assert decoded.values().tobytes().hex() == vector["values"]
-    values = np.frombuffer(bytes.fromhex(VECTORS["values"]), "<f4")
+    values = np.frombuffer(bytes.fromhex(VECTORS[of]), "<f4")
     codec = codec_from_config(vector["config"])
     assert encode_frame(values, kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec) == frame
+
+
+def test_patterns_are_in_the_vectors() -> None:
+    for vector in VECTORS["patterned"]:
+        frame, base = bytes.fromhex(vector["frame"]), bytes.fromhex(VECTORS["base"])
+        decoded = decode_frame(frame, kind=FrameKind.UPDATE, mask=mask_of("live"), base=base)
+        assert decoded.positions is not None
+        assert decoded.codes is not None
+        patterns = fit_patterns(decoded.positions, decoded.codes, mask=decoded.mask).of_tensors
+        assert [pattern is not None for pattern in patterns] == [False, False, True, False]
 
 
 def test_masks() -> None:

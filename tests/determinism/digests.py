@@ -56,13 +56,21 @@ CONFIGS = (
     {"codec_id": "integer", "step": 0.0003, "bits": 16},
     {"codec_id": "integer", "step": 0.01, "bits": 6, "packed": True},
     {"codec_id": "ternary", "fraction": 0.02},
-    {"codec_id": "trellis"},
+    {"codec_id": "trellis", "step": 0.06},
     {"codec_id": "randk", "fraction": 0.5, "bits": 12, "seed": 9, "unbiased": True},
 )
 FINE_CONFIGS = (
     {"codec_id": "deadzone", "step": 2.0**-10, "deadzone": 0.6, "tradeoff": 0.0},
     {"codec_id": "deadzone", "step": 2.0**-10, "deadzone": 0.7, "tradeoff": 0.1},
     {"codec_id": "topk", "fraction": 1.0, "bits": 16},
+)
+PATTERNED_CONFIGS = (
+    {"codec_id": "deadzone", "step": 0.25, "tradeoff": 0.05},
+    {"codec_id": "deadzone", "step": 2.0**-7},
+    {"codec_id": "trellis"},
+    {"codec_id": "trellis", "step": 2.0**-6},
+    {"codec_id": "topk", "fraction": 0.2, "bits": 4},
+    {"codec_id": "ternary", "fraction": 0.1},
 )
 FEW_CONFIGS = ({"codec_id": "deadzone"}, {"codec_id": "uniform", "bits": 8}, {"codec_id": "topk"})
 
@@ -106,6 +114,12 @@ def everything() -> Iterator[tuple[str, bytes]]:
             yield f"input/{label}", mask.gather(flat).tobytes() + mask.digest
             yield from updates(label, mask.gather(flat), mask=mask, configs=configs)
             yield from masks(label, mask)
+    for density in (256, 60):
+        mask = drawn_mask(LAYOUTS["net"], key=f"patterned/{density}", of_256=density)
+        values = mask.gather(patterned(heavy_values(mask.layout, key="patterned"), layout=mask.layout))
+        label = f"patterned/{mask.density:.0%}"
+        yield f"input/{label}", values.tobytes() + mask.digest
+        yield from updates(label, values, mask=mask, configs=PATTERNED_CONFIGS)
     mask, values = Mask.dense(LAYOUTS["even"]), even_values()
     yield "input/even", values.tobytes()
     yield from updates("even", values, mask=mask, configs=(*CONFIGS, *FINE_CONFIGS))
@@ -125,16 +139,18 @@ def golden() -> Iterator[tuple[str, bytes]]:
         return Mask(layout=layout, live=bits.astype(np.bool_))
 
     mask, previous = mask_of("live"), mask_of("previous")
-    values = np.frombuffer(bytes.fromhex(vectors["values"]), "<f4").astype(np.float32)
-    for number, update in enumerate(vectors["updates"]):
-        name = f"{number}/{update['config']['codec_id']}"
-        frame = encode_frame(
-            values, kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec_from_config(update["config"])
-        )
-        yield f"frame/golden/{name}", same(frame, update["frame"], name)
-        stored = bytes.fromhex(update["frame"])
-        decoded = decode_frame(stored, kind=FrameKind.UPDATE, mask=mask, base=base)
-        yield f"values/golden/{name}", same(little_endian(decoded.values()), update["values"], name)
+    for group, of in (("updates", "values"), ("patterned", "patterned_values")):
+        values = np.frombuffer(bytes.fromhex(vectors[of]), "<f4").astype(np.float32)
+        for number, update in enumerate(vectors[group]):
+            name, codec = (
+                f"{group}/{number}/{update['config']['codec_id']}",
+                codec_from_config(update["config"]),
+            )
+            frame = encode_frame(values, kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec)
+            yield f"frame/golden/{name}", same(frame, update["frame"], name)
+            stored = bytes.fromhex(update["frame"])
+            decoded = decode_frame(stored, kind=FrameKind.UPDATE, mask=mask, base=base)
+            yield f"values/golden/{name}", same(little_endian(decoded.values()), update["values"], name)
     yield "frame/golden/mask", same(encode_mask(mask), vectors["mask"], "mask")
     delta = encode_mask(mask, previous=previous)
     yield "frame/golden/mask_delta", same(delta, vectors["mask_delta"], "mask_delta")
@@ -289,6 +305,21 @@ def heavy_values(layout: Layout, *, key: str) -> np.ndarray:
             exponents.append(min(tail, 8) - quiet_rows[row] - quiet_columns[column] - 30)
     values = np.ldexp(np.array(mantissas, np.float64), np.array(exponents, np.int32))
     return values.astype(np.float32)
+
+
+def patterned(flat: np.ndarray, *, layout: Layout) -> np.ndarray:
+    """Give values signs that point along one pattern of columns or against it, in seven of eight places."""
+    signed = np.abs(flat)
+    for tensor, start in zip(layout.tensors, layout.offsets, strict=False):
+        rows = tensor.shape[0] if len(tensor.shape) > 1 else 1
+        columns = tensor.size // rows
+        of_rows, of_columns, odd = (
+            np.array([word >> 61 for word in words(f"patterned/{tensor.name}/{what}", count)])
+            for what, count in (("rows", rows), ("columns", columns), ("odd", tensor.size))
+        )
+        negative = (of_rows[:, None] ^ of_columns).reshape(-1) & 1 ^ (odd == 7)
+        signed[start : start + tensor.size] *= np.where(negative == 1, np.float32(-1), np.float32(1))
+    return signed
 
 
 def even_values() -> np.ndarray:

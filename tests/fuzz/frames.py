@@ -270,7 +270,7 @@ def _situations() -> tuple[Situation, ...]:
         packed = np.frombuffer(bytes.fromhex(golden[name]), np.uint8)
         return np.unpackbits(packed, bitorder="little", count=golden_layout.num_parameters).astype(np.bool_)
 
-    golden_frames = [update["frame"] for update in golden["updates"]]
+    golden_frames = [update["frame"] for update in golden["updates"] + golden["patterned"]]
     golden_frames += [golden["mask"], golden["mask_delta"], golden["seeded"]]
     mixed = layout(
         ("conv.weight", (4, 1, 3, 3), "conv", True),
