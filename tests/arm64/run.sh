@@ -3,7 +3,9 @@
 #
 # Debian's arm64 packages of Python, numpy and msgpack are downloaded with the host's apt, but with settings and lists of
 # their own, and unpacked into a folder; nothing is installed but qemu-user-static, and that only by root. All of it stays
-# in build/test-arm64 and is used again. Suites: the arguments, or trixie (numpy 2.2) and bookworm (numpy 1.24).
+# in build/test-arm64 and is used again. Suites: the arguments, or trixie (numpy 2.2) and bookworm (numpy 1.24). The first one
+# runs once more without the vector extensions that numpy chooses at run time. With SVE=1 it also runs on a processor with
+# scalable vectors, which takes twice as long as all the rest.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 here=$PWD python=${PYTHON:-python3} folder=$PWD/build/test-arm64
@@ -49,11 +51,12 @@ unpack() {
     touch "$base/complete"
 }
 
-# emulated SUITE ARGUMENTS...: Python on the ARM. BLAS would be chosen by a script of its package, which does not run here.
+# emulated SUITE PROCESSOR ARGUMENTS...: Python on the ARM. BLAS would be chosen by a script of its package, which does not run
+# here. Signed return addresses are what takes longest to emulate: six times as long as all the rest, if they were signed well.
 emulated() {
-    local root=$folder/$1/root lib=/usr/lib/aarch64-linux-gnu
-    shift
-    qemu-aarch64-static -cpu max -L "$root" -E LD_LIBRARY_PATH="$root$lib/openblas-pthread:$root$lib" \
+    local root=$folder/$1/root processor=$2 lib=/usr/lib/aarch64-linux-gnu
+    shift 2
+    qemu-aarch64-static -cpu "$processor" -L "$root" -E LD_LIBRARY_PATH="$root$lib/openblas-pthread:$root$lib" \
         -E PYTHONPATH=codecs -E OMP_NUM_THREADS=1 -E OPENBLAS_NUM_THREADS=1 \
         -E NPY_DISABLE_CPU_FEATURES="${without:-}" "$root/usr/bin/python3" -B "$@"
 }
@@ -65,13 +68,19 @@ if ! "$python" -c 'import msgpack, numpy' 2>/dev/null; then
 fi
 PYTHONPATH=codecs OMP_NUM_THREADS=1 "$python" $run >"$folder/here.json" || stop "failed on this machine"
 results=("$folder/here.json")
+# compared LABEL SUITE PROCESSOR WITHOUT OPTIONS...: one result more.
+compared() {
+    local file=$folder/$1.json started=$SECONDS
+    without=$4 emulated "$2" "$3" $run "${@:5}" >"$file" || stop "failed on Debian $2 on $3"
+    echo "test-arm64: Debian $2 on $3, ${4:+without $4, }emulated: $((SECONDS - started)) s"
+    results+=("$file")
+}
 for suite in $suites; do
     unpack "$suite" || stop "could not fetch Debian $suite for arm64 from $mirror"
-    echo "test-arm64: Debian $suite, emulated (some minutes)"
-    without='' emulated "$suite" $run >"$folder/$suite.json" || stop "failed on Debian $suite"
-    dispatched=$(without='' emulated "$suite" $run --dispatched)
-    without=$dispatched emulated "$suite" $run --none-dispatched >"$folder/$suite-without.json" \
-        || stop "failed on Debian $suite without vector extensions"
-    results+=("$folder/$suite.json" "$folder/$suite-without.json")
+    compared "$suite" "$suite" cortex-a76 ''  # the processor of a Raspberry Pi 5
 done
+suite=${suites%% *}
+[ -z "${SVE:-}" ] || compared "$suite-sve" "$suite" max,pauth-impdef=on ''
+dispatched=$(without='' emulated "$suite" cortex-a76 $run --dispatched)
+compared "$suite-without" "$suite" cortex-a76 "$dispatched" --none-dispatched
 cd "$here" && "$python" tests/determinism/compare.py "${results[@]}"

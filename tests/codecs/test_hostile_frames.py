@@ -63,7 +63,7 @@ def decode_update(frame: bytes) -> object:
 FRAMES: dict[str, tuple[bytes, Decode]] = {
     **{
         f"{number}-{update['config']['codec_id']}": (bytes.fromhex(update["frame"]), decode_update)
-        for number, update in enumerate(VECTORS["updates"])
+        for number, update in enumerate(VECTORS["updates"] + VECTORS["patterned"])
     },
     "mask": (bytes.fromhex(VECTORS["mask"]), lambda frame: decode_mask(frame, layout=LAYOUT)),
     "mask_delta": (
