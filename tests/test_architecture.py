@@ -33,8 +33,11 @@ FOLDERS = {package: package.removeprefix("hedgerow_") for package in MAY_IMPORT}
 
 # The files that may import torch. All others leave it to a child process, or do without.
 TORCH_FILES = {
+    "hedgerow_edge_client/forward.py",
+    "hedgerow_edge_client/information.py",
     "hedgerow_edge_client/parameters.py",
     "hedgerow_edge_client/samples.py",
+    "hedgerow_edge_client/scores.py",
     "hedgerow_edge_client/task.py",
     "hedgerow_edge_client/training.py",
     "hedgerow_edge_client/workbench.py",

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from hedgerow_codecs import Layout, LayoutError, encode_seeded, seeded_parameters
+from hedgerow_codecs import Layout, LayoutError, Mask, encode_seeded, seeded_parameters
 from hedgerow_coordinator.broadcast import Broadcast
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.errors import SettingError
@@ -20,7 +20,7 @@ from hedgerow_coordinator.phases.close import Close
 from hedgerow_coordinator.phases.gather import Gather
 from hedgerow_coordinator.phases.phase import Phase
 from hedgerow_coordinator.plan import Plan
-from hedgerow_coordinator.pruning import initial_mask, rescaled
+from hedgerow_coordinator.pruning import Evidence, Flow, initial_mask, rescaled, synflow_of
 from hedgerow_coordinator.records import RoundRecord
 from hedgerow_coordinator.routes import Routes
 from hedgerow_coordinator.server_model import Steps, keyframe
@@ -96,8 +96,11 @@ class Coordinator:
         routes = Routes(broadcast)
         latest = store.latest()
         start = partial(_first_weights, plan, layout=layout, first_weights=first_weights)
+        # The template is looked at by SynFlow alone.
+        by_flow = plan.pruning.prunes and plan.pruning.score == "synflow"
+        flow = synflow_of(store.template_bytes(), layout) if by_flow else None
         if latest is None:
-            state, steps = _first_state(plan, layout=layout, weights=start())
+            state, steps = _first_state(plan, layout=layout, weights=start(), flow=flow)
             routes.add(0, steps)
             state = ServerState(
                 version=0,
@@ -127,6 +130,7 @@ class Coordinator:
             read_traffic=read_traffic,
             wall_clock=wall_clock,
             first_weights=start,
+            flow=flow,
         )
         failed = sum(r.status == "failed" and r.round == self._federation.round for r in store.rounds())
         self._federation.attempt = failed + 1
@@ -324,7 +328,9 @@ def _first_weights(plan: Plan, *, layout: Layout, first_weights: Callable[[], ob
     return np.asarray(first_weights(), dtype=np.float32)
 
 
-def _first_state(plan: Plan, *, layout: Layout, weights: NDArray[np.float32]) -> tuple[ServerState, Steps]:
+def _first_state(
+    plan: Plan, *, layout: Layout, weights: NDArray[np.float32], flow: Flow | None
+) -> tuple[ServerState, Steps]:
     """Return version 0 and the frames that bring a client there from nothing."""
     mask = initial_mask(
         weights,
@@ -332,6 +338,7 @@ def _first_state(plan: Plan, *, layout: Layout, weights: NDArray[np.float32]) ->
         policy=plan.pruning,
         seed=plan.run.seed,
         by_score=plan.model.init == "template",
+        evidence=Evidence(weights=weights, mask=Mask.dense(layout), flow=flow),
     )
     if mask.num_live < layout.num_parameters:
         weights = rescaled(weights, mask=mask)

@@ -52,7 +52,7 @@ codec_id = "deadzone"        # others: trellis, topk, ternary, randk, uniform, i
 codec_id = "deadzone"
 
 [pruning]
-policy = "server"            # "none" keeps every weight
+policy = "server"            # "none" keeps every weight; `hedgerow policies` lists what else can stand here
 score = "magnitude"          # what a weight is worth
 budget = "erk"               # how many each tensor keeps: "erk", "uniform" or "global"
 schedule = "cubic"           # "cubic", "one-shot" (at start_round) or "constant" (from round 1)
@@ -62,6 +62,9 @@ start_round = {start_round}
 end_round = {end_round}
 every = 1                    # rounds from one change of the mask to the next
 protect = []                 # names of tensors that are never pruned
+# regrow = 0.1               # share of the live weights that a change swaps for pruned ones, at first
+# grow = "update"            # by which score pruned weights come back
+# tolerance = 0.02           # hold the density when the metric falls so far below its best
 
 [evaluate]
 {data}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import math
 import os
@@ -13,6 +14,7 @@ import numpy as np
 from hedgerow.errors import UsageError
 from hedgerow_codecs import Layout, LayoutError, seeded_parameters
 from hedgerow_coordinator import DensityError, PruningPolicy, parse_plan, plan_template
+from hedgerow_coordinator.pruning import RECIPES, with_settings
 from hedgerow_edge_client import TrainerProcess, scan_task
 from hedgerow_transport import BROKER_PRESETS, BrokerPreset
 
@@ -30,6 +32,7 @@ def initialise(
     rounds: int,
     force: bool,
     preset: BrokerPreset = BROKER_PRESETS["any"],
+    recipe: str | None = None,
 ) -> list[tuple[Path, str]]:
     """Write template.onnx, plan.toml and, where the task has test data, evaluate.npz.
 
@@ -41,7 +44,7 @@ def initialise(
     Raises
     ------
     hedgerow.errors.UsageError
-        When a file is there already and `force` is not set.
+        When a file is there already and `force` is not set, or there is no such recipe.
     hedgerow_edge_client.errors.EdgeClientError
         When the task cannot be used.
     hedgerow_export.ExportError
@@ -49,7 +52,8 @@ def initialise(
     """
     scan_task(task)
     # The numbers are checked before torch is loaded; what the model adds to the plan breaks no rule.
-    parse_plan(plan_template(name=name, rounds=rounds, min_clients=min_clients).encode(), source="")
+    trial = plan_template(name=name, rounds=rounds, min_clients=min_clients)
+    parse_plan(_with_recipe(trial, recipe, rounds=rounds).encode(), source="")
     files = (output / "template.onnx", output / "plan.toml", output / "evaluate.npz")
     taken = [path for path in files if path.exists()]
     if taken and not force:
@@ -71,6 +75,8 @@ def initialise(
         chunk_bytes=preset.chunk_bytes,
         chunk_reason=preset.reason,
     )
+    plan = _with_recipe(plan, recipe, rounds=rounds)
+    parse_plan(plan.encode(), source="plan.toml").pruning.check(layout)
     prunable = sum(spec.size for spec in layout.tensors if spec.prunable)
     written = [
         (
@@ -86,6 +92,18 @@ def initialise(
         path = _write(output / "evaluate.npz", buffer.getvalue())
         written.append((path, f"{len(inputs):,} test samples for the gateway"))
     return written
+
+
+def _with_recipe(plan: str, recipe: str | None, *, rounds: int) -> str:
+    """Return a plan's text with the settings of a recipe, and a first line that names it."""
+    if recipe is None:
+        return plan
+    if recipe not in RECIPES:
+        close = difflib.get_close_matches(recipe, RECIPES, n=1, cutoff=0.4)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(f"there is no recipe '{recipe}'{hint or ':'} `hedgerow policies` lists them")
+    found = RECIPES[recipe]
+    return f"# {recipe}: {found.meaning} ({found.source}).\n" + with_settings(plan, found.settings(rounds))
 
 
 def _can_be_seeded(layout: Layout) -> bool:

@@ -18,6 +18,7 @@ from hedgerow.commands import (
     init,
     inspect,
     keys,
+    policies,
     report,
     simulate,
 )
@@ -27,6 +28,7 @@ from hedgerow.exit_codes import EXPECTED_ERRORS, MEANINGS, ExitCode, code_of
 COMMANDS = {
     "demo": demo,
     "init": init,
+    "policies": policies,
     "broker": broker,
     "keys": keys,
     "coordinator": coordinator,

@@ -30,7 +30,9 @@ class Collect:
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
-        self._everybody = federation.plan.cohort.clients_per_round == 0
+        pruning = federation.plan.pruning
+        self._solo = pruning.policy != "none" and federation.round <= pruning.solo_rounds
+        self._everybody = federation.plan.cohort.clients_per_round == 0 and not self._solo
         self._intake = Intake(federation)
         self._cohort: tuple[str, ...] = ()
         self._declined: dict[str, str] = {}
@@ -52,9 +54,10 @@ class Collect:
         self._started, self._started_wall = now, federation.wall_clock()
         self._cohort = choose_cohort(
             federation.attendance.online,
-            size=cohort.clients_per_round,
+            size=1 if self._solo else cohort.clients_per_round,
             seed=federation.plan.run.seed,
-            round_number=federation.round,
+            # The one that begins alone stays the same.
+            round_number=1 if self._solo else federation.round,
         )
         self._quorum = cohort.quorum_of(len(self._cohort))
         federation.invited |= frozenset(self._cohort)

@@ -10,6 +10,7 @@ from hedgerow_coordinator.pruning.budget import (
     uniform_budget,
 )
 from hedgerow_coordinator.pruning.evidence import Evidence
+from hedgerow_coordinator.pruning.flow import Flow, synflow_of
 from hedgerow_coordinator.pruning.masking import initial_mask, prune, rescaled
 from hedgerow_coordinator.pruning.policy import (
     OUTCOME_BUDGETS,
@@ -17,6 +18,7 @@ from hedgerow_coordinator.pruning.policy import (
     POLICIES,
     PruningPolicy,
 )
+from hedgerow_coordinator.pruning.recipes import RECIPES, Recipe, with_settings
 from hedgerow_coordinator.pruning.schedule import SCHEDULES, constant, cosine, cubic, geometric, one_shot
 from hedgerow_coordinator.pruning.score import (
     SCORES,
@@ -34,11 +36,14 @@ __all__ = [
     "OUTCOME_BUDGETS",
     "OUTCOME_SCHEDULES",
     "POLICIES",
+    "RECIPES",
     "SCHEDULES",
     "SCORES",
     "Candidates",
     "Evidence",
+    "Flow",
     "PruningPolicy",
+    "Recipe",
     "Score",
     "constant",
     "cosine",
@@ -57,6 +62,8 @@ __all__ = [
     "rescaled",
     "row_norms",
     "softened",
+    "synflow_of",
     "uniform_budget",
     "update_scores",
+    "with_settings",
 ]

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="any",
         help=f"whose limits the chunks shall fit: {', '.join(sorted(BROKER_PRESETS))}; default: %(default)s",
     )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="write the plan of a published method; `hedgerow policies` lists them",
+    )
     parser.add_argument("--force", action="store_true", help="replace files that are there")
 
 
@@ -62,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
         rounds=options.rounds,
         force=options.force,
         preset=BROKER_PRESETS[options.preset],
+        recipe=options.recipe,
     )
     for path, meaning in written:
         print(f"wrote {path}: {meaning}")

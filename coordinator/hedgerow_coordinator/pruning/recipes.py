@@ -1,0 +1,250 @@
+"""Recipes: published methods, each as a few settings of a plan.
+
+Only methods whose algorithm the policies carry out are here. Weights travel as float32 without error feedback
+where the paper sends them so, which makes the bytes comparable; any codec can be put in their place.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+Settings = Mapping[str, Mapping[str, object]]
+
+_AS_FLOATS: Settings = {
+    "codec": {"feedback": "none"},
+    "codec.uplink": {"codec_id": "float32"},
+    "codec.downlink": {"codec_id": "float32"},
+}
+_DENSE: Settings = {"pruning": {"policy": "none"}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A method by its name.
+
+    Parameters
+    ----------
+    meaning : str
+        What it does, in a line.
+    source : str
+        Whose it is.
+    traffic : str
+        What it sends beside the updates.
+    settings : callable
+        From the number of rounds to the settings, by table.
+    """
+
+    meaning: str
+    source: str
+    traffic: str = "nothing"
+    settings: Callable[[int], Settings] = field(repr=False)
+
+
+def _pruned(settings: Mapping[str, object], *, extra: Settings = _AS_FLOATS) -> Settings:
+    return {**extra, "pruning": settings}
+
+
+def _always(settings: Settings) -> Callable[[int], Settings]:
+    """Return settings that do not depend on the number of rounds."""
+    return lambda _: settings
+
+
+def _feddst(rounds: int) -> Settings:
+    # The released code: alpha 0.01 and 15 rounds from change to change at 80 %, of 400 to 1600 rounds, and
+    # a cosine to 0 at half of them. A short run has changes as well.
+    half = max(4, rounds // 2)
+    return _pruned(
+        {
+            "policy": "vote",
+            "schedule": "constant",
+            "regrow": 0.01,
+            "grow": "gradient",
+            "start_round": min(3, rounds),
+            "end_round": half,
+            "every": min(15, max(1, half // 4)),
+        }
+    )
+
+
+def _prunefl(rounds: int) -> Settings:
+    every = min(50, max(1, rounds // 8))
+    return _pruned(
+        {
+            "schedule": "adaptive",
+            "score": "squared-gradient",
+            # The paper sums the squares over all steps between two changes.
+            "score_batches": 10_000,
+            "solo_rounds": max(1, rounds // 4),
+            "start_round": min(2, rounds),
+            "end_round": rounds,
+            "every": every,
+            "score_codec": {"codec_id": "float32"},
+        }
+    )
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "hedgerow": Recipe(
+        meaning="ERK masks by magnitude along a cubic schedule, coded updates with error feedback",
+        source="this project's default plan",
+        settings=_always({}),
+    ),
+    "fedavg": Recipe(
+        meaning="no pruning, float32 both ways: what others are compared with",
+        source="McMahan 2017",
+        settings=_always({**_AS_FLOATS, **_DENSE}),
+    ),
+    "random": Recipe(
+        meaning="a random ERK mask that never changes",
+        source="Evci 2020, the static baseline",
+        settings=_always(_pruned({"schedule": "constant"})),
+    ),
+    "stc": Recipe(
+        meaning="no pruning; the strongest 1 % of each update as signs and a mean, residuals at both ends",
+        source="Sattler 2020",
+        settings=_always(
+            {
+                "codec": {"feedback": "residual"},
+                "codec.uplink": {"codec_id": "ternary", "fraction": 0.01},
+                "codec.downlink": {"codec_id": "ternary", "fraction": 0.01},
+                **_DENSE,
+            }
+        ),
+    ),
+    "feddst": Recipe(
+        meaning="each device swaps weak weights for strong gradients; the union is pruned to an ERK budget",
+        source="Bibikar 2022",
+        traffic="up: a coded mask difference in rounds before a change",
+        settings=_feddst,
+    ),
+    "prunefl": Recipe(
+        meaning="one device prunes first, then all; what gains more than the mean for its time is live",
+        source="Jiang 2022",
+        traffic="up: g^2 of every weight in rounds before a change",
+        settings=_prunefl,
+    ),
+    "synflow": Recipe(
+        meaning="pruned once before training by SynFlow in 100 steps, without data",
+        source="Tanaka 2020",
+        settings=_always(_pruned({"score": "synflow", "budget": "global", "schedule": "constant"})),
+    ),
+    "snip": Recipe(
+        meaning="pruned once by |w g| of the first weights on a batch of each device, which then begin anew",
+        source="Lee 2019",
+        traffic="up: |w g| of every weight, once",
+        settings=lambda rounds: _pruned(_before_training("snip", rounds)),
+    ),
+    "grasp": Recipe(
+        meaning="pruned once by w (Hg) of the first weights on a batch of each device, which then begin anew",
+        source="Wang 2020",
+        traffic="up: w (Hg) of every weight, once",
+        settings=lambda rounds: _pruned(_before_training("grasp", rounds)),
+    ),
+    "lottery": Recipe(
+        meaning="train, prune the smallest, go back to the first weights, and again, by equal factors",
+        source="Frankle & Carbin 2019, iterative magnitude pruning with rewinding, on the shared model",
+        settings=lambda rounds: _pruned(
+            {
+                "budget": "global",
+                "schedule": "geometric",
+                "rewind": True,
+                "start_round": min(2, rounds),
+                "end_round": max(min(2, rounds), rounds * 6 // 10),
+                "every": max(1, rounds // 5),
+            }
+        ),
+    ),
+    "seed-soft": Recipe(
+        meaning="each row times its soft weight p / sum p, p = 1 - |row| / alpha, once; nothing is removed",
+        source="the project's first text, to the letter",
+        settings=lambda rounds: {
+            **_AS_FLOATS,
+            "pruning": {"policy": "soft", "start_round": min(rounds, max(2, rounds // 2))},
+        },
+    ),
+    "seed-norm": Recipe(
+        meaning="rows whose norm is below the threshold go, once",
+        source="the project's first text, as its code did it",
+        settings=lambda rounds: _pruned(
+            {
+                "score": "row-norm",
+                "budget": "threshold",
+                "threshold": 0.5,
+                "schedule": "one-shot",
+                "start_round": min(rounds, max(2, rounds // 2)),
+            }
+        ),
+    ),
+}
+
+
+def _before_training(score: str, rounds: int) -> Mapping[str, object]:
+    """Score the first weights in round 1, and begin anew from them in round 2."""
+    return {
+        "score": score,
+        "budget": "global",
+        "schedule": "one-shot",
+        "start_round": min(2, rounds),
+        "rewind": True,
+    }
+
+
+def with_settings(text: str, settings: Settings) -> str:
+    """Return a plan's text with other values, its comments kept.
+
+    Parameters
+    ----------
+    text : str
+        As `hedgerow_coordinator.plan_template.plan_template` writes it: a table once, a key on its line.
+    settings : Mapping
+        Values by table and key; a key that is not there is added, and so is a table.
+
+    Examples
+    --------
+    >>> print(with_settings("[a]\\nx = 1  # why\\n[b]\\n", {"a": {"x": 2, "y": "z"}}), end="")
+    [a]
+    x = 2  # why
+    y = "z"
+    [b]
+    """
+    lines, table, written = text.splitlines(), "", dict[str, set[str]]()
+    result: list[str] = []
+    for line in [*lines, "[]"]:
+        header = re.match(r"\s*\[([\w.]*)\]", line)
+        if header:
+            missing = _added(settings.get(table, {}), known=written.get(table, set()))
+            # New keys come behind the last line with something in it, not behind the empty ones.
+            end = len(result)
+            while end and not result[end - 1].strip():
+                end -= 1
+            result[end:end] = missing
+            table = header[1]
+            written[table] = set()
+        entry = re.match(r"(\w+) = ", line)
+        if entry and entry[1] in settings.get(table, {}):
+            written[table].add(entry[1])
+            line = f"{entry[1]} = {_toml(settings[table][entry[1]])}{_comment(line)}"
+        result.append(line)
+    result.pop()
+    for name in settings:
+        if name not in written:
+            result += ["", f"[{name}]", *_added(settings[name], known=set())]
+    return "\n".join(result) + "\n"
+
+
+def _added(values: Mapping[str, object], *, known: set[str]) -> list[str]:
+    return [f"{key} = {_toml(value)}" for key, value in values.items() if key not in known]
+
+
+def _comment(line: str) -> str:
+    """Return the comment of a line with the space before it; no value of the template holds a ``#``."""
+    found = re.search(r"\s+#.*", line)
+    return found[0] if found else ""
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_toml(item)}' for key, item in value.items())} }}"
+    # JSON's text, numbers and booleans are TOML's too.
+    return json.dumps(value)
