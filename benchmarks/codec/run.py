@@ -193,7 +193,12 @@ def _tiny(cases: Sequence[Case]) -> dict[str, object]:
 def _speed_summary(report: Mapping[str, object]) -> dict[str, object]:
     speed, tiny, memory = (_as_dict(report[name] or {}) for name in ("speed", "tiny", "memory"))
     summary: dict[str, object] = {}
-    for name in ("encode_vs_nncodec", "decode_vs_nncodec", "sparse_encode_speedup"):
+    for name in (
+        "encode_vs_nncodec",
+        "decode_vs_nncodec",
+        "sparse_encode_speedup",
+        "sparse_chosen_encode_speedup",
+    ):
         summary[name] = speed.get(name)
         if speed and summary[name] is None:
             _say(f"{name} is null: nncodec is not installed")
