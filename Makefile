@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: demo test test-slow test-browser test-numpy test-arm64 fuzz check format clean
+.PHONY: demo test test-slow test-faults test-browser test-numpy test-arm64 fuzz check format clean
 
 demo: $(VENV)/.ready-demo
 	@$(BIN)/hedgerow demo $(ARGS)
@@ -16,6 +16,9 @@ test: $(VENV)/.ready-dev
 
 test-slow: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-faults: $(VENV)/.ready-dev
+	@$(BIN)/python -m pytest -n 0 -s -m "slow or not slow" tests/faults $(ARGS)
 
 test-browser: $(VENV)/.ready-dev
 	@$(BIN)/python -m pytest -m browser $(ARGS)

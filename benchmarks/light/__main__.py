@@ -13,7 +13,7 @@ from benchmarks.light.trainer import LightTrainer, light_layout
 from hedgerow_coordinator import load_plan
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run to the end of the run; return 0 when it has finished."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.light")
     parser.add_argument("role", choices=["coordinator", "client"])
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--parameters", type=int, default=2048)
     parser.add_argument("--name", default="client")
     parser.add_argument("--train-s", type=float, default=0.0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     say = functools.partial(print, flush=True)
     if options.role == "coordinator":
         outcome = lead(

@@ -80,13 +80,15 @@ def lead(
     say: Callable[[str], None] = print,
     stop: threading.Event | None = None,
 ) -> Outcome:
-    """Lead a run, or go on with it, as ``hedgerow coordinator`` does."""
+    """Lead a run, or go on with it, as ``hedgerow coordinator --wait`` does."""
     # The template is the weights themselves; an ONNX model would have to be made with torch.
     coordinator_agent._template_weights = _held_weights
     template = first_weights(num_parameters).tobytes()
     with open_run(plan, directory=run_dir, template=template, run_id="light") as store:
         layout = light_layout(num_parameters)
-        agent = CoordinatorAgent(plan, broker=broker, store=store, layout=layout, say=say)
+        agent = CoordinatorAgent(
+            plan, broker=broker, store=store, layout=layout, say=say, wait_for_broker=True
+        )
         return agent.run(stop or threading.Event())
 
 
@@ -100,7 +102,7 @@ def take_part(
     say: Callable[[str], None] = print,
     stop: threading.Event | None = None,
 ) -> Leave | None:
-    """Follow a run to its end, as ``hedgerow client --once`` does."""
+    """Follow a run to its end, as ``hedgerow client --once --wait`` does."""
     folder.mkdir(parents=True, exist_ok=True)
     task = folder / "task.py"
     if not task.exists():

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from hedgerow_coordinator.store import RunStore
 from hedgerow_transport import (
     RENEW_S,
     BrokerError,
+    BrokerUnreachable,
     Connected,
     CoordinatorState,
     Credentials,
@@ -52,6 +54,7 @@ LONGEST_SLEEP_S = 0.5
 RIVAL_WAIT_S = 0.3
 # Waits this long before a full outgoing queue is tried again.
 OVERFLOW_PAUSE_S = 0.05
+RETRY_S = 5.0
 # A clock that is set moves by more, a clock that is only slow by less.
 CLOCK_JUMP_S = 60.0
 # Of the model only so much is handed to the link at a time: what is queued there delays every answer.
@@ -59,6 +62,9 @@ SEND_AHEAD_BYTES = 1 << 20
 # Some real inputs stay with the run, so that an export can be checked wherever the run directory goes.
 CHECK_DATA = "check.npz"
 CHECK_ROWS = 1000
+
+
+T = TypeVar("T")
 
 
 class RivalError(CoordinatorError):
@@ -154,6 +160,8 @@ class CoordinatorAgent:
         Prints one sentence for the person at the gateway.
     credentials
         With which messages are signed and signatures checked; None for neither.
+    wait_for_broker
+        Try again while the broker cannot be reached at the start, instead of giving up.
     """
 
     def __init__(
@@ -165,7 +173,9 @@ class CoordinatorAgent:
         layout: Layout,
         say: Callable[[str], None],
         credentials: Credentials | None = None,
+        wait_for_broker: bool = False,
     ) -> None:
+        self._wait_for_broker = wait_for_broker
         self._plan = plan
         self._broker = broker
         self._store = store
@@ -191,8 +201,11 @@ class CoordinatorAgent:
         """
         template = self._store.template_bytes()
         topics = Topics(self._plan.transport.namespace)
+        plan = self._patiently(self._fitted_plan, stop)
+        if plan is None:
+            return self._unreached()
         coordinator = Coordinator(
-            self._fitted_plan(),
+            plan,
             layout=self._layout,
             store=self._store,
             first_weights=lambda: _template_weights(template),
@@ -215,7 +228,14 @@ class CoordinatorAgent:
                 else lambda: Will(topic=topics.coordinator, payload=testament().payload)
             ),
         )
-        mqtt.connect()
+
+        def connect() -> MqttLink:
+            mqtt.connect()
+            return mqtt
+
+        if self._patiently(connect, stop) is None:
+            mqtt.close()
+            return self._unreached()
         link = self._link = SignedLink(mqtt, guard) if guard else mqtt
         self._mqtt = mqtt
         try:
@@ -239,6 +259,22 @@ class CoordinatorAgent:
             failure=coordinator.failure or "",
             version=coordinator.state.version,
         )
+
+    def _patiently(self, step: Callable[[], T], stop: threading.Event) -> T | None:
+        """Return what `step` does, repeated while the broker cannot be reached; None when told to stop."""
+        while not stop.is_set():
+            try:
+                return step()
+            except BrokerUnreachable as error:
+                if not self._wait_for_broker:
+                    raise
+                self._say(f"{error}; trying again in {RETRY_S:.0f} s")
+                stop.wait(RETRY_S)
+        return None
+
+    def _unreached(self) -> Outcome:
+        latest = self._store.latest()
+        return Outcome(finished=False, failure="", version=0 if latest is None else latest[0])
 
     def _fitted_plan(self) -> Plan:
         """Return the plan with chunks that fit what the broker tells of itself."""
@@ -334,6 +370,7 @@ class CoordinatorAgent:
         if isinstance(event, Connected):
             coordinator.connected()
         elif isinstance(event, Disconnected):
+            coordinator.disconnected()
             self._say(f"the link to the broker is down: {event.reason}; it comes back by itself")
             if event.fatal:
                 raise RivalError(f"the broker has put this coordinator off: {event.reason}")

@@ -209,8 +209,13 @@ class Coordinator:
 
     def connected(self) -> None:
         """Say again who is here and where the run stands: the broker may be a new one."""
+        self._federation.reachable = True
         self._federation.outbox.append(self.presence(online=True))
         self._federation.announce()
+
+    def disconnected(self) -> None:
+        """Note that the link is down: nobody hears what is said."""
+        self._federation.reachable = False
 
     def handle(self, topic: str, payload: bytes, *, now: float) -> None:
         """Take one message. Garbage is counted and named, and has no other effect."""

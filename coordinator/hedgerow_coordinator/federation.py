@@ -47,6 +47,8 @@ class Federation:
     notices: list[str] = field(default_factory=list)
     refused: int = 0
     attempt: int = 1
+    # Whether the link to the broker is up.
+    reachable: bool = True
     # Who was asked in any attempt at this round: an answer to an earlier one is as good.
     invited: frozenset[str] = frozenset()
     _manifest: Publication | None = None

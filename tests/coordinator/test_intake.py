@@ -235,6 +235,24 @@ def test_an_invitation_is_for_one_round(make_plan, make_rig):
     assert desk.coordinator.state.version == 3
 
 
+def test_the_end_of_a_run_is_told_before_the_coordinator_leaves(make_plan, make_rig):
+    desk = Desk(make_rig(make_plan(rounds=1), "")).join("a", "b", "c")
+    frame = desk.frame()
+    desk.deliver("a", frame)
+    desk.deliver("b", frame)
+    # The link goes with the last update; nobody hears that the run is over.
+    desk.coordinator.disconnected()
+    desk.deliver("c", frame)
+    assert desk.coordinator.phase == "close"
+    desk.coordinator.tick(100.0)
+    assert not desk.coordinator.done
+    desk.coordinator.connected()
+    desk.coordinator.tick(200.0)
+    assert not desk.coordinator.done
+    desk.coordinator.tick(200.0 + LINGER_S)
+    assert desk.coordinator.done
+
+
 def test_the_last_version_stays_on_offer_as_long_as_somebody_asks(make_plan, make_rig):
     desk = Desk(make_rig(make_plan(rounds=1), "")).join("a", "b", "c")
     frame = desk.frame()

@@ -69,7 +69,7 @@ def test_a_model_and_its_update_come_over_a_cell_s_edge(broker_port: int, tmp_pa
 
 def test_20_kbit_s_carry_a_small_model_and_nothing_twice(broker_port: int, tmp_path: Path) -> None:
     trip = make_trip(
-        broker_port=broker_port, profile=NARROW, folder=tmp_path, num_parameters=2048, chunk_bytes=1024
+        broker_port=broker_port, profile=NARROW, folder=tmp_path, num_parameters=4096, chunk_bytes=4096
     )
     print(f"\n20 kbit/s: {trip}")
     assert trip.down_overhead <= 1.2

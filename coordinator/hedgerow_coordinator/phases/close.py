@@ -29,7 +29,8 @@ class Close(NoIntake):
         super().__init__(federation)
         self.failure = failure
         self.done = False
-        self._entered = 0.0
+        self._entered = self._told = 0.0
+        self._waits_for_link = False
 
     @property
     def wake_at(self) -> float | None:
@@ -38,13 +39,16 @@ class Close(NoIntake):
 
     @property
     def _leave_at(self) -> float:
-        busy = max(self._entered, self._federation.broadcast.busy_until)
-        return min(busy + LINGER_S, self._entered + LONGEST_LINGER_S)
+        longest = self._entered + LONGEST_LINGER_S
+        if not self._federation.reachable:
+            return longest
+        busy = max(self._told, self._federation.broadcast.busy_until)
+        return min(busy + LINGER_S, longest)
 
     def enter(self, now: float) -> Phase | None:
         """Say how the run ended."""
         federation = self._federation
-        self._entered = now
+        self._entered = self._told = now
         if self.failure is None:
             federation.publish_manifest("finished")
             federation.store.event("finished", f"{federation.state.version} rounds")
@@ -56,7 +60,13 @@ class Close(NoIntake):
     def tick(self, now: float) -> Phase | None:
         """End when everybody has left, or when the time is over."""
         federation = self._federation
-        if not self.done and (now >= self._leave_at or not federation.attendance.online):
+        if not federation.reachable:
+            # Who does not hear of the end would wait for ever.
+            self._waits_for_link = True
+        elif self._waits_for_link:
+            self._waits_for_link, self._told = False, now
+        nobody = federation.reachable and not federation.attendance.online
+        if not self.done and (now >= self._leave_at or nobody):
             self.done = True
             federation.store.record_traffic(federation.state.version, federation.traffic_since_last())
         return None

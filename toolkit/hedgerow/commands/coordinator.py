@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="where the run is kept; default: runs/NAME beside the plan",
     )
+    parser.add_argument(
+        "--wait", action="store_true", help="keep trying while the broker is away at the start"
+    )
     add_access_arguments(parser, maker="`hedgerow keys init` (its folder coordinator)")
 
 
@@ -47,7 +50,13 @@ def run(options: argparse.Namespace) -> int:
         for warning in access.warnings:
             say(warning)
         agent = CoordinatorAgent(
-            plan, broker=access.broker, store=store, layout=layout, say=say, credentials=access.credentials
+            plan,
+            broker=access.broker,
+            store=store,
+            layout=layout,
+            say=say,
+            credentials=access.credentials,
+            wait_for_broker=options.wait,
         )
         try:
             outcome = agent.run(stop)
