@@ -61,6 +61,9 @@ METHODS = {
 [aggregation]
 server_momentum = {momentum}
 
+[codec]
+residual_decay = {residual_decay}
+
 [codec.uplink]
 codec_id = "deadzone"
 step = {step}
@@ -149,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the same for the way down",
     )
     parser.add_argument("--momentum", type=float, default=0.5, help="of the server, for hedgerow")
+    parser.add_argument("--residual-decay", type=float, default=0.5, help="of the clients, for hedgerow")
     parser.add_argument("--workers", type=int, default=2, help="clients that train at the same time")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args(arguments)
@@ -190,12 +194,13 @@ def _settings(method: str, options: argparse.Namespace, *, seed: int) -> dict[st
         "rounds": options.rounds,
     }
     if method == "hedgerow":
-        settings |= {"step": options.step, "down_step": options.down_step, "momentum": options.momentum}
+        names = ("step", "down_step", "momentum", "residual_decay")
+        settings |= {name: getattr(options, name) for name in names}
     return settings
 
 
 def _key(result: Mapping[str, object]) -> str:
-    names = ("pack", "method", "seed", "rounds", "step", "down_step", "momentum")
+    names = ("pack", "method", "seed", "rounds", "step", "down_step", "momentum", "residual_decay")
     return json.dumps([result.get(name) for name in names])
 
 

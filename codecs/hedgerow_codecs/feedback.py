@@ -66,6 +66,14 @@ class ErrorFeedback:
         self._check(sent)
         return ErrorFeedback(residual=compensated - sent)
 
+    def decayed(self, decay: float) -> ErrorFeedback:
+        """Return the feedback with `decay`, 0 to 1, of the residual.
+
+        With coarse codecs what is owed grows old: as the model did not move, the next training wants the same
+        again, and the debt is paid more than once. A share of the residual bounds that.
+        """
+        return ErrorFeedback(residual=self.residual * np.float32(decay))
+
     def remask(self, mask: Mask) -> ErrorFeedback:
         """Return the feedback under a new mask: what is owed to pruned parameters is forgotten."""
         mask.layout.check_flat(self.residual)

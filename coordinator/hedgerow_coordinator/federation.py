@@ -13,6 +13,7 @@ from hedgerow_coordinator.attendance import Attendance
 from hedgerow_coordinator.broadcast import Broadcast
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.plan import Plan
+from hedgerow_coordinator.pruning import Watch
 from hedgerow_coordinator.routes import Routes
 from hedgerow_coordinator.server_model import published_digest
 from hedgerow_coordinator.store import RunStore
@@ -62,8 +63,10 @@ class Federation:
     @property
     def question(self) -> dict[str, object]:
         """What the devices are asked for beside their updates in this round; nothing in the last one."""
-        is_last = self.round >= self.plan.run.rounds
-        return {} if is_last else self.plan.pruning.question_at(self.round, mask=self.state.mask)
+        watch = Watch.of_notes(self.state.notes)
+        if self.round >= self.plan.run.rounds or watch.stays:
+            return {}
+        return self.plan.pruning.question_at(self.round - watch.delay, mask=self.state.mask)
 
     def note_refusal(self, client: str, reason: str) -> None:
         """Count an update that is refused; the first ones are written down for the reader of a report."""
@@ -89,6 +92,7 @@ class Federation:
             max_seconds=training.max_seconds,
             codec=self.plan.uplink_at(self.round),
             feedback=self.plan.codec.feedback,
+            residual_decay=self.plan.codec.residual_decay,
             pruning=self.plan.pruning.told(self.question),
         )
 

@@ -32,6 +32,7 @@ MAX_COHORT = 120
 # Settings that plans did not have at first, and what was done then.
 _ADDED: Mapping[tuple[str, str], object] = {
     ("codec", "feedback"): "residual",
+    ("codec", "residual_decay"): 1.0,
     ("aggregation", "optimizer"): "sgd",
     ("aggregation", "server_momentum"): 0.0,
     ("aggregation", "second_moment_decay"): 0.99,
@@ -135,11 +136,14 @@ def _default_codec() -> Mapping[str, object]:
 class CodecSettings:
     """``[codec]``: what the devices do with what a codec leaves out, one of `hedgerow_codecs.FEEDBACKS`.
 
+    Of what "residual" owes, the share `residual_decay` is added to the next update.
+
     ``[codec.uplink]`` and ``[codec.downlink]`` are configurations for `hedgerow_codecs.codec_from_config`. A
     number may be a list of two, for the first and for the last round; see `codec_config_at`.
     """
 
     feedback: str = "residual"
+    residual_decay: float = 1.0
     uplink: Mapping[str, object] = field(default_factory=_default_codec)
     downlink: Mapping[str, object] = field(default_factory=_default_codec)
 
@@ -148,6 +152,12 @@ class CodecSettings:
             for end in (1, 2):
                 _check_codec(config, end=end, table=f"codec.{name}")
         check_choice("feedback", self.feedback, FEEDBACKS)
+        check_range("residual_decay", self.residual_decay, above=0, most=1)
+        if self.feedback != "residual" and self.residual_decay != 1:
+            raise SettingError(
+                f'is for feedback = "residual" alone, not for "{self.feedback}": leave it out',
+                key="residual_decay",
+            )
         if self.feedback == "ef21" and self.uplink["codec_id"] == "float32":
             raise SettingError(
                 'must not be "ef21" when the uplink is "float32": that leaves nothing out, and a model for '

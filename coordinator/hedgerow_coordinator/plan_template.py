@@ -40,11 +40,12 @@ server_momentum = 0.0        # FedAvgM; 0.5 makes the first rounds count for mor
 feedback = "residual"        # what the uplink's codec leaves out: "residual" adds it to the next update,
 #                            # "none" forgets it, "ef21" sends differences and keeps up to one model for each
 #                            # device on the coordinator's disk
+residual_decay = 1.0         # share of what is owed that "residual" adds; 0.5 for steps of 4 and more
 
 [codec.uplink]               # how updates are coded on the way to the coordinator
 codec_id = "deadzone"        # others: trellis, topk, ternary, randk, uniform, integer, fp16, float32
 # step = 2.0                 # in root mean squares of an update; larger sends fewer bytes; [8.0, 2.0] is
-#                            # 8 in the first third of the rounds and goes to 2 for the last third
+#                            # 8 in the first half of the rounds, and 2 in the last three tenths
 # deadzone = 0.6             # half-width of what becomes zero, in steps
 # tradeoff = 0.18            # leaves codes out where a bit is worth more than their error; 0 keeps all
 

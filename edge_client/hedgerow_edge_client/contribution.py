@@ -13,6 +13,7 @@ import numpy as np
 from hedgerow_codecs import (
     FEEDBACKS,
     NO_BASE,
+    ErrorFeedback,
     Feedback,
     FrameKind,
     Mask,
@@ -119,6 +120,8 @@ def update_of(
     if result.proposal is not None:
         mask = Mask(layout=mask.layout, live=result.proposal)
     feedback = feedback.remask(mask)
+    if isinstance(feedback, ErrorFeedback):
+        feedback = feedback.decayed(plan.residual_decay)
     wanted = feedback.compensate(result.weights - np.where(mask.live, replica.weights, np.float32(0)))
     codec = codec_from_config(plan.codec)
     frame, decoded = encode_frame_with_decoded(

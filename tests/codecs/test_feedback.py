@@ -30,6 +30,15 @@ def test_what_was_left_out_is_sent_later(layout: Layout) -> None:
     assert np.abs(received / 60 - delta).max() < 0.2
 
 
+def test_a_debt_that_decays_stays_bounded(layout: Layout) -> None:
+    delta, nothing = np.ones(107, np.float32), np.zeros(107, np.float32)
+    feedback = ErrorFeedback.zero(layout)
+    for _ in range(30):
+        feedback = feedback.decayed(0.5).after(feedback.decayed(0.5).compensate(delta), nothing)
+    assert feedback.residual == pytest.approx(np.full(107, 2.0))
+    assert feedback.decayed(1.0).residual.tobytes() == feedback.residual.tobytes()
+
+
 def test_ef21_reaches_a_delta_that_stays(layout: Layout) -> None:
     mask = Mask.dense(layout)
     codec = codec_from_config({"codec_id": "topk", "fraction": 0.1, "bits": 8})

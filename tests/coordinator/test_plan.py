@@ -71,7 +71,8 @@ def test_the_plan_chooses_the_error_feedback(feedback: str) -> None:
 
 def test_a_run_from_before_some_settings_were_there_goes_on() -> None:
     settings = parse_plan(SMALL.encode()).settings()
-    del settings["codec"]["feedback"], settings["transport"]["max_kbit_s"]
+    del settings["codec"]["feedback"], settings["codec"]["residual_decay"]
+    del settings["transport"]["max_kbit_s"]
     settings["aggregation"] = {"server_learning_rate": 1.0}
     kept = "policy score budget schedule density initial_density start_round end_round every protect"
     settings["pruning"] = {key: settings["pruning"][key] for key in kept.split()}
@@ -94,7 +95,8 @@ def test_a_codec_s_number_may_move_from_round_to_round() -> None:
     text = "[codec.uplink]\ncodec_id = 'deadzone'\nstep = [8, 2.0]\n"
     text += "[pruning]\npolicy = 'none'\n"
     plan = parse_plan(f"[run]\nname = 'a'\nrounds = 7\n{text}".encode())
-    assert [plan.uplink_at(number)["step"] for number in (1, 3, 4, 5, 8)] == pytest.approx([8, 8, 4, 2, 2])
+    assert [plan.uplink_at(number)["step"] for number in (1, 4, 6, 7, 8)] == pytest.approx([8, 8, 2, 2, 2])
+    assert plan.uplink_at(5)["step"] == pytest.approx(8 * 0.25 ** ((1 + 0.5 * 3**0.5) / 2))
     assert plan.uplink_at(7) == {"codec_id": "deadzone", "step": 2.0}
     assert plan.downlink_at(1) == {"codec_id": "deadzone"}
     assert parse_plan(plan.to_toml().encode()) == plan
@@ -346,3 +348,13 @@ def test_a_quorum_is_not_raised_by_rounding() -> None:
 def test_the_learning_rate_decays_by_round() -> None:
     training = TrainingSettings(learning_rate=0.5, learning_rate_decay=0.5)
     assert [training.learning_rate_at(number) for number in (1, 2, 4)] == [0.5, 0.25, 0.0625]
+
+
+def test_only_a_residual_decays() -> None:
+    assert parse_plan(f"{SMALL}[codec]\nresidual_decay = 0.5\n".encode()).codec.residual_decay == 0.5
+    for text, sentence in (
+        ("feedback = 'ef21'\nresidual_decay = 0.5", 'is for feedback = "residual" alone, not for "ef21"'),
+        ("residual_decay = 0", "residual_decay must be more than 0"),
+    ):
+        with pytest.raises(PlanError, match=sentence):
+            parse_plan(f"{SMALL}[codec]\n{text}\n".encode())

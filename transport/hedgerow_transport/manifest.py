@@ -169,6 +169,7 @@ class RoundPlan(Message):
     max_seconds: float = field(metadata=on_wire("x", Real(0.0, 1e8)))
     # A word and not a choice: a client must be able to name the one that it does not know.
     feedback: str = field(default="residual", metadata=on_wire("f", Name(FEEDBACK_PATTERN)))
+    residual_decay: float = field(default=1.0, metadata=on_wire("d", Real(0.0, 1.0)))
     # What is asked beside the update, and who trains which part; empty where the mask says it all.
     pruning: Mapping[str, Any] = field(default_factory=dict, metadata=on_wire("q", Config()))
 
