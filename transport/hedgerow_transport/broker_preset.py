@@ -26,7 +26,8 @@ class BrokerPreset:
     reason: str
 
 
-# Topics have at most 6 levels, and a client subscribes to at most 5 filters: no limit on these is near.
+# As their makers' pages say in 2026. Topics have at most 6 levels, and a client subscribes to at most 5 filters:
+# no limit on these is near (tests/toolkit/test_broker_limits.py).
 BROKER_PRESETS = {
     "any": BrokerPreset(
         chunk_bytes=DEFAULT_CHUNK_BYTES, reason="fits brokers that take packets of at most 64 kB"
@@ -36,7 +37,8 @@ BROKER_PRESETS = {
         chunk_bytes=DEFAULT_CHUNK_BYTES, reason="Azure Event Grid takes 64 kB unacknowledged at a time"
     ),
     "emqx-serverless": BrokerPreset(
-        chunk_bytes=256 << 10, reason="EMQX Serverless takes messages of at most 1 MB"
+        chunk_bytes=256 << 10,
+        reason="EMQX Serverless takes messages of at most 1 MB, and ten a second from a client",
     ),
     "lan": BrokerPreset(chunk_bytes=256 << 10, reason="for a broker of your own and a good network"),
 }
