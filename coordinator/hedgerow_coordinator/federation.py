@@ -13,7 +13,7 @@ from hedgerow_coordinator.attendance import Attendance
 from hedgerow_coordinator.broadcast import Broadcast
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.plan import Plan
-from hedgerow_coordinator.pruning import Watch
+from hedgerow_coordinator.pruning import UNDO_MASK, Watch, react
 from hedgerow_coordinator.routes import Routes
 from hedgerow_coordinator.server_model import published_digest
 from hedgerow_coordinator.store import RunStore
@@ -63,10 +63,16 @@ class Federation:
     @property
     def question(self) -> dict[str, object]:
         """What the devices are asked for beside their updates in this round; nothing in the last one."""
-        watch = Watch.of_notes(self.state.notes)
+        pruning = self.plan.pruning
+        watch, _ = react(
+            Watch.of_notes(self.state.notes),
+            tolerance=pruning.tolerance,
+            reaction=pruning.reaction,
+            can_revert=UNDO_MASK in self.state.pruning,
+        )
         if self.round >= self.plan.run.rounds or watch.stays:
             return {}
-        return self.plan.pruning.question_at(self.round - watch.delay, mask=self.state.mask)
+        return pruning.question_at(self.round - watch.delay, mask=self.state.mask)
 
     def note_refusal(self, client: str, reason: str) -> None:
         """Count an update that is refused; the first ones are written down for the reader of a report."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from hedgerow_codecs import Mask
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.errors import PruningError
-from hedgerow_coordinator.pruning import Evidence, PruningPolicy, prune, softened
+from hedgerow_coordinator.pruning import UNDO_MASK, Evidence, PruningPolicy, Watch, prune, react, softened
 
 Vector = NDArray[np.float32]
+Memory = Mapping[str, NDArray[np.generic]]
+_UNDO_VALUES, _MOVEMENT = "undo-values", "movement"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,7 +53,8 @@ class Pruned:
 
     mask: Mask
     weights: Vector = field(repr=False)
-    memory: Mapping[str, NDArray[np.generic]] = field(repr=False)
+    memory: Memory = field(repr=False)
+    watch: Watch
     events: tuple[tuple[str, str], ...] = ()
 
 
@@ -65,7 +68,8 @@ def next_mask(
 ) -> Pruned:
     """Make the mask and the weights that the next round begins with.
 
-    A round in which what a score needs has not come leaves the mask as it is, with an event that says so.
+    A round in which what a score needs has not come leaves the mask as it is, with an event that says so; so
+    does one after a drop of the metric, see `react`.
 
     Parameters
     ----------
@@ -78,45 +82,109 @@ def next_mask(
     flow : callable or None
         See `Evidence`.
     """
-    memory = _remembered(done, policy=policy)
-    following, weights = done.number + 1, done.weights
+    state = done.state
+    memory = _moved(done, policy=policy)
+    watch, action = react(
+        Watch.of_notes(state.notes),
+        tolerance=policy.tolerance,
+        reaction=policy.reaction,
+        can_revert=UNDO_MASK in memory,
+    )
+    if action == "revert":
+        return _reverted(done, memory=memory, watch=watch)
+    if watch.held:
+        watch = replace(watch, delay=watch.delay + 1)
+    stay = Pruned(mask=state.mask, weights=done.weights, memory=memory, watch=watch)
+    stay = replace(stay, events=_told(action, watch=watch, done=done))
+    if watch.stays:
+        return stay
+    # The schedule goes on where it was held.
+    following = done.number + 1 - watch.delay
     if policy.policy == "soft":
+        soft = done.weights
         if following == policy.start_round:
-            weights = softened(weights, done.mask.layout, alpha=policy.threshold)
-        return Pruned(mask=done.mask, weights=weights, memory=memory)
+            soft = softened(done.weights, done.mask.layout, alpha=policy.threshold)
+        return replace(stay, weights=soft)
     evidence = Evidence(
-        weights=weights,
+        weights=done.weights,
         mask=done.mask,
         update=done.update,
-        movement=memory.get("movement"),
+        movement=_movement(memory),
         device=done.scores,
         votes=done.votes,
         round=following,
-        seed=_mixed(seed, following),
+        seed=(seed * 0x9E3779B97F4A7C15 + done.number + 1) % (1 << 64),
         flow=flow,
     )
     try:
-        mask = prune(weights, mask=done.mask, policy=policy, round=following, evidence=evidence)
+        mask = prune(done.weights, mask=done.mask, policy=policy, round=following, evidence=evidence)
     except PruningError as error:
-        sentence = f"round {following} keeps the mask of round {done.number}: {error}"
-        return Pruned(
-            mask=done.state.mask, weights=weights, memory=memory, events=(("pruning skipped", sentence),)
-        )
-    if policy.rewind and mask.digest != done.state.mask.digest:
-        weights = np.where(mask.live, first_weights(), np.float32(0))
-    return Pruned(mask=mask, weights=weights, memory=memory)
+        sentence = f"round {done.number + 1} keeps the mask of round {done.number}: {error}"
+        return replace(stay, events=(*stay.events, ("pruning skipped", sentence)))
+    if mask.digest == state.mask.digest:
+        return stay
+    weights = np.where(mask.live, first_weights(), np.float32(0)) if policy.rewind else done.weights
+    if policy.tolerance > 0 and policy.reaction == "revert":
+        dropped = state.mask.live & ~mask.live
+        undo: dict[str, NDArray[np.generic]] = {
+            UNDO_MASK: np.packbits(state.mask.live),
+            _UNDO_VALUES: done.weights[dropped],
+        }
+        memory = {**memory, **undo}
+    return replace(stay, mask=mask, weights=weights, memory=memory)
 
 
-def _remembered(done: Round, *, policy: PruningPolicy) -> dict[str, Vector]:
-    """Return what scores need from one round to the next: the movement of each weight since it is live."""
-    if policy.score != "movement" and policy.grow != "movement":
-        return {}
-    before = done.state.pruning.get("movement")
-    moved = done.state.weights * done.update
-    total = moved if before is None else before + moved
-    return {"movement": np.where(done.mask.live, total, np.float32(0)).astype(np.float32)}
+def _reverted(done: Round, *, memory: Mapping[str, NDArray[np.generic]], watch: Watch) -> Pruned:
+    """Take the last change back: the mask before it, with the values that its weights had."""
+    state = done.state
+    bits = np.unpackbits(memory[UNDO_MASK].astype(np.uint8), count=state.weights.size).astype(np.bool_)
+    mask = Mask(layout=state.mask.layout, live=bits)
+    weights = np.where(state.mask.live, done.weights, np.float32(0))
+    weights[mask.live & ~state.mask.live] = memory[_UNDO_VALUES].astype(np.float32)
+    kept = {name: array for name, array in memory.items() if name not in (UNDO_MASK, _UNDO_VALUES)}
+    return Pruned(
+        mask=mask,
+        weights=np.where(mask.live, weights, np.float32(0)),
+        memory=kept,
+        watch=watch,
+        events=_told("revert", watch=watch, done=done, density=mask.density),
+    )
 
 
-def _mixed(seed: int, round_number: int) -> int:
-    """Return a seed of 64 bits that differs between rounds."""
-    return (seed * 0x9E3779B97F4A7C15 + round_number) % (1 << 64)
+def _told(
+    action: str, *, watch: Watch, done: Round, density: float | None = None
+) -> tuple[tuple[str, str], ...]:
+    """Return the event of what `react` has decided."""
+    version, last, best = done.number - 1, watch.last, watch.best
+    measured = f"version {version} has {_shown(last)}, the best had {_shown(best)}"
+    now = done.state.mask.density
+    sentences = {
+        "hold": ("pruning held", f"{measured}: the density stays at {now:.4g} until it is back"),
+        "resume": ("pruning resumed", f"{measured}: pruning goes on from density {now:.4g}"),
+        "revert": (
+            "pruning reverted",
+            f"{measured}: the last change is taken back, from density {now:.4g} to {density or now:.4g}, "
+            "and there will be no other",
+        ),
+    }
+    return (sentences[action],) if action else ()
+
+
+def _shown(metric: float | None) -> str:
+    # A metric that is better when it is smaller is watched with its sign turned.
+    return "no metric" if metric is None else f"{abs(metric):.4f}"
+
+
+def _moved(done: Round, *, policy: PruningPolicy) -> dict[str, NDArray[np.generic]]:
+    """Return what is remembered, with the movement of each weight since it is live where a score needs it."""
+    memory: dict[str, NDArray[np.generic]] = dict(done.state.pruning)
+    if policy.score == "movement":
+        moved = done.state.weights * done.update
+        if _MOVEMENT in memory:
+            moved = memory[_MOVEMENT].astype(np.float32) + moved
+        memory[_MOVEMENT] = np.where(done.mask.live, moved, np.float32(0)).astype(np.float32)
+    return memory
+
+
+def _movement(memory: Memory) -> Vector | None:
+    return memory[_MOVEMENT].astype(np.float32) if _MOVEMENT in memory else None

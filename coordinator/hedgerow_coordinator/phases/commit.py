@@ -15,6 +15,7 @@ from hedgerow_coordinator.next_mask import Pruned, Round, next_mask
 from hedgerow_coordinator.phases.absent import NoIntake
 from hedgerow_coordinator.phases.phase import Phase
 from hedgerow_coordinator.plan import Plan
+from hedgerow_coordinator.pruning import Watch
 from hedgerow_coordinator.records import RoundRecord
 from hedgerow_coordinator.server_model import averaged, stepped
 from hedgerow_coordinator.server_optimizer import server_step
@@ -59,6 +60,8 @@ class Commit(NoIntake):
         state = replace(self._next_state(weights, mean=mean, mask=mask), optimizer=moments)
         final = state.version == federation.plan.run.rounds
         accuracy, loss = self._measure(state, final=final)
+        if accuracy is not None and federation.plan.pruning.tolerance > 0:
+            state = replace(state, notes={**state.notes, **self._watched(state, accuracy)})
         traffic = federation.traffic_since_last()
         record = replace(
             self._attempt,
@@ -82,14 +85,26 @@ class Commit(NoIntake):
         self, weights: NDArray[np.float32], *, mean: NDArray[np.float64], mask: Mask
     ) -> ServerState:
         federation, plan = self._federation, self._federation.plan
-        memory = federation.state.pruning
+        memory, watch = federation.state.pruning, Watch.of_notes(federation.state.notes)
         if federation.round < plan.run.rounds:
             pruned = self._pruned(weights, mean=mean, mask=mask)
-            mask, weights, memory = pruned.mask, pruned.weights, pruned.memory
+            mask, weights, memory, watch = pruned.mask, pruned.weights, pruned.memory, pruned.watch
         codec = codec_from_config(plan.downlink_at(federation.round))
         state, steps = stepped(federation.state, weights, mask=mask, codec=codec)
         federation.routes.add(state.version, steps)
-        return replace(state, pruning=memory, notes=federation.routes.notes())
+        notes = federation.routes.notes()
+        if plan.pruning.tolerance > 0:
+            notes |= replace(watch, last=None).to_notes()
+        return replace(state, pruning=memory, notes=notes)
+
+    def _watched(self, state: ServerState, value: float) -> dict[str, object]:
+        """Return the notes once a version is measured; larger is better there."""
+        from hedgerow_export import find_metric
+
+        is_better = find_metric(self._federation.plan.evaluate.metric).higher_is_better
+        return replace(
+            Watch.of_notes(state.notes), last=float(value) if is_better else -float(value)
+        ).to_notes()
 
     def _pruned(self, weights: NDArray[np.float32], *, mean: NDArray[np.float64], mask: Mask) -> Pruned:
         federation, scores = self._federation, self._intake.scores

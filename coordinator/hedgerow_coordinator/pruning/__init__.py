@@ -18,6 +18,7 @@ from hedgerow_coordinator.pruning.policy import (
     POLICIES,
     PruningPolicy,
 )
+from hedgerow_coordinator.pruning.reaction import UNDO_MASK, Watch, react
 from hedgerow_coordinator.pruning.recipes import RECIPES, Recipe, with_settings
 from hedgerow_coordinator.pruning.schedule import SCHEDULES, constant, cosine, cubic, geometric, one_shot
 from hedgerow_coordinator.pruning.score import (
@@ -39,12 +40,14 @@ __all__ = [
     "RECIPES",
     "SCHEDULES",
     "SCORES",
+    "UNDO_MASK",
     "Candidates",
     "Evidence",
     "Flow",
     "PruningPolicy",
     "Recipe",
     "Score",
+    "Watch",
     "constant",
     "cosine",
     "cubic",
@@ -59,6 +62,7 @@ __all__ = [
     "one_shot",
     "prune",
     "random_scores",
+    "react",
     "rescaled",
     "row_norms",
     "softened",

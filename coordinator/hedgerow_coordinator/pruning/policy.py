@@ -202,6 +202,17 @@ class PruningPolicy:
                 f'must name at most {MAX_TIERS} tensors with policy "{self.policy}": every round tells them',
             ),
             (
+                self.tolerance > 0 and self.policy == "soft",
+                "tolerance",
+                'must be 0 with policy "soft", which takes nothing away',
+            ),
+            (
+                self.tolerance > 0 and self.reaction == "revert" and self.rewind,
+                "reaction",
+                'must be "stop" when rewind is true: weights that have gone back cannot be put together with '
+                "those from before",
+            ),
+            (
                 self.policy == "tiered" and not self.tiers,
                 "tiers",
                 'must name the weaker devices with policy "tiered", as in [pruning.tiers] "zero-*" = 0.25',
