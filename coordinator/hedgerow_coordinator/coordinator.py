@@ -21,6 +21,7 @@ from hedgerow_coordinator.phases.gather import Gather
 from hedgerow_coordinator.phases.phase import Phase
 from hedgerow_coordinator.plan import Plan
 from hedgerow_coordinator.pruning import Evidence, Flow, initial_mask, rescaled, synflow_of
+from hedgerow_coordinator.quarantine import QUARANTINE_S, Quarantine
 from hedgerow_coordinator.records import RoundRecord
 from hedgerow_coordinator.routes import Routes
 from hedgerow_coordinator.server_model import Steps, keyframe
@@ -47,6 +48,8 @@ from hedgerow_transport import (
 
 # A flood of garbage is counted, not printed line by line.
 MAX_GARBAGE_NOTICES = 20
+# A window of chunks that come after the round has closed is no reason to put a client off.
+NEEDLESS_CHUNK = 0.1
 
 
 class Coordinator:
@@ -118,6 +121,7 @@ class Coordinator:
         self._session = store.next_session()
         self._garbage = 0
         self._refusals = Refusals()
+        self._quarantine = Quarantine()
         self._federation = Federation(
             plan=plan,
             layout=layout,
@@ -169,7 +173,8 @@ class Coordinator:
     @property
     def num_ignored(self) -> int:
         """Messages that were garbage or wrongly signed, and requests and updates that were refused."""
-        return self._garbage + self._refusals.total + self._federation.refused
+        dropped = self._garbage + self._quarantine.num_dropped
+        return dropped + self._refusals.total + self._federation.refused
 
     def presence(self, *, online: bool, message: str = "") -> Publication:
         """Return the retained word that the coordinator is there, or (as its will) gone."""
@@ -228,6 +233,11 @@ class Coordinator:
                 self._garbage += 1
                 if self._garbage <= MAX_GARBAGE_NOTICES:
                     self._note(f"ignored a message on {topic[:120]}: {error}")
+                sender = (
+                    None if isinstance(error, TopicError) else self._federation.topics.parse(topic).client
+                )
+                if sender is not None:
+                    self._put_off(sender, self._quarantine.note_bad(sender, now=now))
         self.tick(now)
 
     def refuse(self, refusal: MessageRefused) -> None:
@@ -247,6 +257,17 @@ class Coordinator:
         sender = self._federation.topics.parse(topic).client or "somebody"
         advice = "start this coordinator with --credentials keys/coordinator"
         self.refuse(MessageRefused(sender=sender, reason="signed", advice=advice))
+
+    def _blame(self, topic: str, now: float) -> None:
+        client = self._federation.topics.parse(topic).client
+        if client is not None:
+            self._put_off(client, self._quarantine.note_bad(client, now=now))
+
+    def _put_off(self, client: str, reason: str | None) -> None:
+        """Say that a client is not heard for a while, and wait for it no longer."""
+        if reason is not None:
+            self._federation.attendance.forget(client)
+            self._note(f"{client} is not heard for {QUARANTINE_S / 60:.0f} minutes: {reason}")
 
     def _note(self, sentence: str) -> None:
         self._federation.say(sentence)
@@ -276,6 +297,10 @@ class Coordinator:
         if parsed.client is None or phase is None:
             return
         client = parsed.client
+        if self._quarantine.holds(client, now=now):
+            return
+        if parsed.kind != "chunk":
+            self._put_off(client, self._quarantine.note_words(client, now=now))
         if parsed.kind in ("sync", "offer", "decline") and federation.attendance.must_ask(client, now=now):
             topic = federation.topics.down(client)
             federation.outbox.append(Publication(topic=topic, payload=Rebirth().encode()))
@@ -289,7 +314,8 @@ class Coordinator:
         elif parsed.kind == "offer":
             phase.offer(client, decode_message(payload, Offer), now=now)
         elif parsed.kind == "chunk":
-            phase.chunk(client, payload, now=now)
+            if not phase.chunk(client, payload, now=now):
+                self._put_off(client, self._quarantine.note_words(client, NEEDLESS_CHUNK, now=now))
         elif parsed.kind == "decline":
             phase.decline(client, decode_message(payload, Decline))
 

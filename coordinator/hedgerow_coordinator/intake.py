@@ -101,6 +101,8 @@ class Intake:
     ----------
     invited
         Names of those who may offer; None for everybody.
+    num_chunks
+        Chunks that were wanted and have come.
     """
 
     def __init__(self, federation: Federation) -> None:
@@ -122,6 +124,7 @@ class Intake:
         self.aggregator: Aggregator | HeldAggregator = self._held or Aggregator(self._mask.num_live)
         self.scores = self._answers.score_sum()
         self.delivered_bytes = 0
+        self.num_chunks = 0
         self._estimates: Estimates | None = None
         if federation.plan.codec.feedback == "ef21":
             self._estimates = Estimates(
@@ -206,6 +209,7 @@ class Intake:
         if incoming is None:
             return None
         index, data = decode_chunk(payload, incoming.offer.chunk_bytes)
+        self.num_chunks += not incoming.assembler.holds(index)
         # When its digest is wrong the assembler starts again; the client's next offer asks for all of it.
         complete = incoming.assembler.add(index, data)
         incoming.heard_at = now

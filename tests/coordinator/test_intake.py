@@ -11,6 +11,7 @@ from hedgerow_codecs import FrameKind, Mask, codec_from_config, encode_frame, ma
 from hedgerow_coordinator import intake
 from hedgerow_coordinator.coordinator import MAX_GARBAGE_NOTICES
 from hedgerow_coordinator.phases.close import LINGER_S, LONGEST_LINGER_S
+from hedgerow_coordinator.quarantine import MAX_BAD, QUARANTINE_S
 from hedgerow_coordinator.server_model import published_digest
 from hedgerow_transport import (
     Accept,
@@ -20,6 +21,7 @@ from hedgerow_transport import (
     Need,
     Offer,
     Presence,
+    Rebirth,
     Route,
     Sync,
     blob_digest,
@@ -48,11 +50,13 @@ class Desk:
         """Return what the coordinator answers to this one message, as (client, message)."""
         self.coordinator.take_publications()
         self.coordinator.handle(topic, payload, now=now)
-        return [
+        answers = [
             (parsed.client, decode_down(p.payload))
             for p in self.coordinator.take_publications()
             if (parsed := parse_topic(p.topic)).kind == "down"
         ]
+        # Whoever has not said that it is here is asked for that, too.
+        return [(client, answer) for client, answer in answers if not isinstance(answer, Rebirth)]
 
     def frame(self, change=0.5, *, mask=None, base=None):
         state = self.coordinator.state
@@ -335,9 +339,11 @@ def test_claims_of_received_bytes_cannot_overflow_the_journal(desk):
         for index in range(-(-len(frame) // 64)):
             desk.chunk(name, frame, index)
     for session in range(2, 600):
-        desk.join("a", session=session)
+        now = float(session)  # more at once would be a flood
+        birth = Presence(client="a", session=session, online=True)
+        desk.say(desk.topics.presence("a"), birth.encode(), now=now)
         word = Presence(client="a", session=session, online=False, profile={"received_bytes": 2**53})
-        desk.say(desk.topics.presence("a"), word.encode())
+        desk.say(desk.topics.presence("a"), word.encode(), now=now)
     assert desk.rig.store.traffic()["delivered", "farewell"] == 598 * 2**44
     assert desk.rig.store.rounds()[1].delivered_bytes == 3 * 2**44
 
@@ -387,10 +393,38 @@ def test_presence_under_another_name_is_garbage(desk):
     assert desk.coordinator._federation.attendance.online == ("a", "b", "c")
 
 
+def test_who_sends_garbage_is_named_and_then_not_heard(desk):
+    desk.coordinator.take_notices()
+    for _ in range(50):
+        desk.say(desk.topics.up("a", "offer"), b"\x00garbage")
+    notices = desk.coordinator.take_notices()
+    assert len(notices) == MAX_BAD + 2
+    assert all("up/a/offer" in notice for notice in notices[: MAX_BAD + 1])
+    assert notices[-1] == f"a is not heard for 5 minutes: {MAX_BAD} of its messages were garbage"
+    assert desk.coordinator.num_ignored == 50
+    # Nobody waits for it, and what it says that is right is dropped as well.
+    frame = desk.frame()
+    assert desk.say(desk.topics.up("a", "offer"), desk.offer_of(frame).encode()) == []
+    assert desk.deliver("b", frame).status == "accepted"
+    later = 2 + QUARANTINE_S
+    assert desk.say(desk.topics.up("a", "offer"), desk.offer_of(frame).encode(), now=later) != []
+
+
+def test_who_sends_without_end_is_not_heard(desk):
+    frame = desk.frame()
+    offers = [len(desk.say(desk.topics.up("a", "offer"), desk.offer_of(frame).encode())) for _ in range(400)]
+    assert offers[0] > 0
+    assert offers[-1] == 0
+    assert "a is not heard for 5 minutes: it sends more than anybody needs to say" in (
+        desk.coordinator.take_notices()
+    )
+    assert desk.deliver("b", frame).status == "accepted"
+
+
 def test_a_flood_of_garbage_is_counted_and_not_printed(desk):
     desk.coordinator.take_notices()
     for _ in range(100):
-        desk.say(desk.topics.need, b"\xc1")
+        desk.say(desk.topics.need, b"\x00")
     assert desk.coordinator.num_ignored == 100
     assert len(desk.coordinator.take_notices()) == MAX_GARBAGE_NOTICES
 

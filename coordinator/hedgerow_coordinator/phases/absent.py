@@ -25,8 +25,9 @@ class NoIntake:
                 acknowledgement(message, client=client, federation=self._federation, fate=fate)
             )
 
-    def chunk(self, client: str, payload: bytes, *, now: float) -> None:
+    def chunk(self, client: str, payload: bytes, *, now: float) -> bool:  # noqa: ARG002 -- as above
         """Ignore it: nothing was accepted."""
+        return False
 
     def decline(self, client: str, message: Decline) -> None:
         """Ignore it: nothing was asked."""

@@ -72,9 +72,11 @@ class Collect:
         if self._intake.awaits(client):
             self._declined.pop(client, None)
 
-    def chunk(self, client: str, payload: bytes, *, now: float) -> None:
-        """Hand a chunk to the intake."""
+    def chunk(self, client: str, payload: bytes, *, now: float) -> bool:
+        """Hand a chunk to the intake; return whether it was wanted."""
+        before = self._intake.num_chunks
         self._note(client, self._intake.chunk(client, payload, now=now))
+        return self._intake.num_chunks > before
 
     def decline(self, client: str, message: Decline) -> None:
         """Note that a client of the cohort will not answer."""

@@ -25,8 +25,8 @@ class Phase(Protocol):
         """Take an offer."""
         ...
 
-    def chunk(self, client: str, payload: bytes, *, now: float) -> None:
-        """Take a chunk of an update."""
+    def chunk(self, client: str, payload: bytes, *, now: float) -> bool:
+        """Take a chunk of an update; return whether it was wanted."""
         ...
 
     def decline(self, client: str, message: Decline) -> None:
