@@ -233,11 +233,8 @@ class Coordinator:
                 self._garbage += 1
                 if self._garbage <= MAX_GARBAGE_NOTICES:
                     self._note(f"ignored a message on {topic[:120]}: {error}")
-                sender = (
-                    None if isinstance(error, TopicError) else self._federation.topics.parse(topic).client
-                )
-                if sender is not None:
-                    self._put_off(sender, self._quarantine.note_bad(sender, now=now))
+                if not isinstance(error, TopicError):
+                    self._blame(topic, now)
         self.tick(now)
 
     def refuse(self, refusal: MessageRefused) -> None:
