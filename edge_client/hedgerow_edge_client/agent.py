@@ -54,8 +54,8 @@ RETRY_S = 5.0
 DESCRIBE_TIMEOUT_S = 300.0
 # How long a namesake may take to answer before torch is loaded; a later answer counts as well.
 NAMESAKE_WAIT_S = 0.3
-# How often a birth is said again because a message of ours, or one like it, says that we are gone.
-REBIRTH_PAUSE_S = 5.0
+# How often we answer to messages in our own name, each kind by itself.
+NAMESAKE_PAUSE_S = 1.0
 # Training that takes longer than this says now and then how far it is.
 PROGRESS_PAUSE_S = 15.0
 
@@ -127,7 +127,7 @@ class ClientAgent:
             None if settings.credentials is None else Guard(settings.credentials, topics=self._topics)
         )
         self._refusals = Refusals()
-        self._reborn_at = float("-inf")
+        self._heeded: dict[Verdict, float] = {}
         self._link: Link | None = None
         self._mqtt: MqttLink | None = None
         self._trainer: TrainerProcess | None = None
@@ -339,13 +339,15 @@ class ClientAgent:
             raise NameTaken(f"another client has the name '{self._name}': give each device its own --name")
         if session is None or verdict is Verdict.NOTHING:
             return []
-        if verdict is Verdict.BURIED:
-            # Not as often as somebody who sends such messages all the time would have it.
-            now = time.monotonic()
-            if now < self._reborn_at + REBIRTH_PAUSE_S:
-                return []
-            self._reborn_at = now
-        return [session.presence(online=True)]
+        # Not as often as somebody who sends such messages all the time would have it.
+        now = time.monotonic()
+        if now < self._heeded.get(verdict, float("-inf")) + NAMESAKE_PAUSE_S:
+            return []
+        self._heeded[verdict] = now
+        if verdict is Verdict.SUSPECT:
+            return [self._namesake.question()]
+        birth = session.presence(online=True)
+        return [birth if verdict is Verdict.BURIED else self._namesake.answer(birth)]
 
     def _on_trainer(self, session: ClientSession) -> list[Action]:
         trainer = self._trainer

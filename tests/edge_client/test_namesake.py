@@ -3,18 +3,26 @@
 import pytest
 
 from hedgerow_edge_client.namesake import Namesake, Verdict
-from hedgerow_transport import Presence, Publication, Topics
+from hedgerow_transport import Presence, Publication, Topics, decode_message
 
 TOPICS = Topics("default")
+ASKED = Verdict.ASKED
 
 
 def namesake(token: str) -> Namesake:
     return Namesake("pi", topics=TOPICS, token=token)
 
 
-def birth(token: str, *, online: bool = True) -> Publication:
-    message = Presence(client="pi", session=3, online=online, profile={"instance": token})
-    return Publication(topic=TOPICS.presence("pi"), payload=message.encode(), retain=True)
+def birth(token: str, *, to: str = "") -> Publication:
+    """Return the birth message of the process with a token, as an answer `to` another one."""
+    profile = {"instance": token, "cores": 4}
+    message = Presence(client="pi", session=3, online=True, profile=profile)
+    said = Publication(topic=TOPICS.presence("pi"), payload=message.encode(), retain=True)
+    if not to:
+        return said
+    one = namesake(token)
+    assert one.judge(said.topic, namesake(to).question().payload, retained=False, asking=False) is ASKED
+    return one.answer(said)
 
 
 def verdict(own: str, publication: Publication, *, retained: bool = False, asking: bool = False) -> Verdict:
@@ -22,17 +30,31 @@ def verdict(own: str, publication: Publication, *, retained: bool = False, askin
 
 
 def test_who_is_there_answers_a_question_and_the_asker_leaves() -> None:
-    assert verdict("1", namesake("2").question()) is Verdict.ASKED
-    assert verdict("2", birth("1"), asking=True) is Verdict.TAKEN
+    assert verdict("1", namesake("2").question()) is ASKED
+    assert verdict("2", birth("1", to="2"), asking=True) is Verdict.TAKEN
+    assert decode_message(birth("1", to="2").payload, Presence).profile == {
+        "instance": "1",
+        "cores": 4,
+        "answers": "2",
+    }
 
 
 def test_who_asks_leaves_also_when_the_other_clock_is_ahead() -> None:
-    assert verdict("1", birth("2"), asking=True) is Verdict.TAKEN
+    assert verdict("1", birth("2", to="1"), asking=True) is Verdict.TAKEN
 
 
 def test_of_two_that_start_together_the_earlier_stays() -> None:
-    assert verdict("1", birth("2")) is Verdict.ASKED
-    assert verdict("2", birth("1")) is Verdict.TAKEN
+    assert verdict("1", birth("2")) is ASKED
+    assert verdict("2", birth("1", to="2")) is Verdict.TAKEN
+    # Who hears of an earlier one that has not heard of it asks; who is the earlier one needs no answer.
+    assert verdict("2", birth("1")) is Verdict.SUSPECT
+    assert verdict("1", birth("2", to="1")) is ASKED
+
+
+def test_a_birth_of_long_ago_that_is_played_again_throws_nobody_out() -> None:
+    for asking in (True, False):
+        assert verdict("3", birth("1"), asking=asking) is Verdict.SUSPECT
+        assert verdict("3", birth("1", to="2"), asking=asking) is Verdict.SUSPECT
 
 
 def test_the_question_is_older_than_any_birth_and_is_not_kept() -> None:

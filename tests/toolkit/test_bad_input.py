@@ -33,6 +33,7 @@ from hedgerow_transport import (
     Topics,
     ask_broker,
     blob_digest,
+    decode_message,
 )
 from hedgerow_transport.broker import find_mosquitto
 
@@ -266,7 +267,9 @@ def test_a_second_client_of_a_name_leaves_before_it_loads_torch(
         while True:
             event = link.events.get()
             if isinstance(event, Received):
-                birth = Presence(client="a", session=1, online=True, profile={"instance": "0-earlier"})
+                asker = decode_message(event.payload, Presence).profile["instance"]
+                profile = {"instance": "0-earlier", "answers": asker}
+                birth = Presence(client="a", session=1, online=True, profile=profile)
                 link.publish(topic, birth.encode(), retain=True)
                 return
 

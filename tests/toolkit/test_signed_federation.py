@@ -88,11 +88,11 @@ class Place:
         call = ("coordinator", self.plan, "--broker", self.broker.url, "--run-dir", self.run_dir)
         return self._start("coordinator", *call, *self._credentials("coordinator", signed=signed))
 
-    def client(self, name: str, *, signed: bool = True) -> Process:
+    def client(self, folder: str, *, name: str = "", signed: bool = True) -> Process:
         call = ("client", self.task, "--broker", self.broker.url, "--data", self.folder / "data")
-        names = ("--name", name, "--namespace", self.namespace, "--state-dir", self.folder / name)
-        credentials = self._credentials(f"devices/{name}", signed=signed)
-        return self._start(name, *call, *names, "--threads", 1, "--once", *credentials)
+        names = ("--name", name or folder, "--namespace", self.namespace, "--state-dir", self.folder / folder)
+        credentials = self._credentials(f"devices/{folder}", signed=signed)
+        return self._start(folder, *call, *names, "--threads", 1, "--once", *credentials)
 
     def _credentials(self, folder: str, *, signed: bool) -> tuple[object, ...]:
         return ("--credentials", self.keys / folder) if signed else ()
@@ -263,6 +263,16 @@ def test_a_coordinator_without_credentials_and_a_device_with_them(
     said = capfd.readouterr().out
     assert re.search(r"^a +here +20\d\d-", said, re.M), said
     assert "coordinator: a message of the coordinator is not signed" in said
+
+    # A copy of its SD card is told that the name is taken; it itself stays, and is believed as before.
+    shutil.copytree(place.keys / "devices" / "a", place.keys / "devices" / "copy")
+    copy = place.client("copy", name="a")
+    assert copy.process.wait(30) == 5
+    assert "another client has the name 'a': give each device its own --name" in copy.said
+    time.sleep(1.0)
+    assert device.process.poll() is None
+    assert main([*call, "--credentials", str(place.keys / "coordinator")]) == 0
+    assert re.search(r"^a +here +20\d\d-", capfd.readouterr().out, re.M)
     for process in (lead, device):
         assert "Traceback" not in process.said
         assert "ignored" not in process.said

@@ -174,10 +174,10 @@ def a(farm: Farm, clock: Clock) -> Guard:
     return clock.guard(farm.of("a"))
 
 
-def refusal(guard: Guard, topic: str, payload: bytes, *, retained: bool = False) -> tuple[str, str]:
+def refusal(guard: Guard, topic: str, payload: bytes) -> tuple[str, str]:
     """Return sender and reason of a refusal, which must come."""
     with pytest.raises(MessageRefused) as caught:
-        guard.open(topic, payload, retained=retained)
+        guard.open(topic, payload)
     assert "\n" not in str(caught.value)
     return caught.value.sender, caught.value.reason
 
@@ -219,9 +219,9 @@ def test_retained_messages_are_taken_at_every_connect(lead: Guard, a: Guard) -> 
     }
     for _ in range(3):
         for topic, payload in board.items():
-            a.open(topic, payload, retained=True)
+            a.open(topic, payload)
     born = a.seal(PRESENCE, presence("a"))
-    assert {lead.open(PRESENCE, born, retained=True) for _ in range(3)} == {presence("a")}
+    assert {lead.open(PRESENCE, born) for _ in range(3)} == {presence("a")}
 
 
 def test_messages_may_overtake_each_other_a_little(lead: Guard, a: Guard) -> None:
@@ -396,8 +396,8 @@ def test_an_older_manifest_is_replayed_also_after_a_power_cut(farm: Farm, lead: 
     device.open(FARM.manifest, first)
     device.open(FARM.manifest, second)
     device = clock.guard(farm.of("a"))
-    assert refusal(device, FARM.manifest, first, retained=True) == ("the coordinator", "replayed")
-    assert device.open(FARM.manifest, second, retained=True) == manifest(round_number=2)
+    assert refusal(device, FARM.manifest, first) == ("the coordinator", "replayed")
+    assert device.open(FARM.manifest, second) == manifest(round_number=2)
 
 
 # -- wills ------------------------------------------------------------------------------------------------
@@ -409,15 +409,15 @@ def test_a_will_ends_a_birth_once(lead: Guard, a: Guard) -> None:
     for _ in range(3):
         testament, born = will().payload, a.seal(PRESENCE, presence("a"))
         lead.open(PRESENCE, born)
-        lead.open(PRESENCE, born, retained=True)
+        lead.open(PRESENCE, born)
         lead.open(PRESENCE, testament)
         # Retained, it comes again, until there is a new birth.
-        lead.open(PRESENCE, testament, retained=True)
+        lead.open(PRESENCE, testament)
         assert refusal(lead, PRESENCE, born) == ("a", "replayed")
     again = a.seal(PRESENCE, presence("a"))
     lead.open(PRESENCE, again)
     assert refusal(lead, PRESENCE, testament) == ("a", "replayed")
-    assert lead.open(PRESENCE, again, retained=True) == presence("a")
+    assert lead.open(PRESENCE, again) == presence("a")
 
 
 def test_a_will_of_the_life_before_may_be_late(farm: Farm, lead: Guard, clock: Clock) -> None:
@@ -442,7 +442,7 @@ def test_births_that_a_will_has_ended_stay_ended_over_restarts(farm: Farm, a: Gu
     first.close()
     second = clock.guard(farm.of("coordinator"))
     assert refusal(second, PRESENCE, born) == ("a", "replayed")
-    assert second.open(PRESENCE, will, retained=True) == presence("a", online=False)
+    assert second.open(PRESENCE, will) == presence("a", online=False)
 
 
 def test_a_farewell_ends_a_birth(lead: Guard, a: Guard) -> None:
@@ -465,20 +465,12 @@ def test_a_namesake_is_heard_and_overtaken(farm: Farm, lead: Guard, clock: Clock
     assert lead.open(PRESENCE, first.seal(PRESENCE, presence("a"))) == presence("a")
 
 
-def test_an_old_birth_of_ours_is_no_namesake(a: Guard, clock: Clock) -> None:
-    born = a.seal(PRESENCE, presence("a"))
-    clock += 301
-    assert refusal(a, PRESENCE, born) == ("a", "replayed")
-    # At the start the one of our earlier life is waiting, and is nothing to be told.
-    assert a.open(PRESENCE, born, retained=True) == presence("a")
-
-
 def test_a_rival_coordinator_is_one_of_today(lead: Guard, clock: Clock) -> None:
     state = lead.seal(FARM.coordinator, here())
     clock += 12 * 3600
-    assert lead.open(FARM.coordinator, state, retained=True) == here()
+    assert lead.open(FARM.coordinator, state) == here()
     clock += 13 * 3600
-    assert refusal(lead, FARM.coordinator, state, retained=True) == ("the coordinator", "replayed")
+    assert refusal(lead, FARM.coordinator, state) == ("the coordinator", "replayed")
 
 
 # -- clocks -----------------------------------------------------------------------------------------------
@@ -582,14 +574,14 @@ def test_whoever_only_looks_on_reads_and_writes_nothing(farm: Farm, a: Guard, cl
     path = farm.directory / "coordinator" / "seen-farm.json"
     before = path.read_bytes()
     onlooker = clock.guard(farm.of("coordinator"), looks_on=True)
-    assert refusal(onlooker, PRESENCE, born, retained=True) == ("a", "replayed")
+    assert refusal(onlooker, PRESENCE, born) == ("a", "replayed")
     onlooker.open(PRESENCE, a.seal(PRESENCE, presence("a")))
     onlooker.close()
     assert path.read_bytes() == before
     # The coordinator's last word may be old.
     last = lead.seal(FARM.coordinator, here(online=False))
     clock += 90 * 86_400
-    assert onlooker.open(FARM.coordinator, last, retained=True) == here(online=False)
+    assert onlooker.open(FARM.coordinator, last) == here(online=False)
 
 
 # -- the link ---------------------------------------------------------------------------------------------

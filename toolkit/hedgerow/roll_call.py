@@ -29,6 +29,8 @@ QUIET_S = 1.0
 LONGEST_S = 15.0
 # Whoever may write to the broker has as many names as they like.
 MAX_DEVICES = 10_000
+# What a process tells about itself and not about its device.
+_OF_PROCESSES = ("instance", "answers")
 HOLDS, UNSIGNED, UNCHECKED = "holds", "none", "not checked"
 
 
@@ -172,7 +174,7 @@ class RollCall:
 
     def _opened(self, event: Received) -> tuple[bytes, str]:
         if self._guard is not None:
-            return self._guard.open(event.topic, event.payload, retained=event.retained), HOLDS
+            return self._guard.open(event.topic, event.payload), HOLDS
         message, signed = open_unchecked(event.payload)
         return message, UNCHECKED if signed else UNSIGNED
 
@@ -207,7 +209,7 @@ class RollCall:
             online=True,
             since=presence.at,
             last_seen=now,
-            profile={key: value for key, value in presence.profile.items() if key != "instance"},
+            profile={key: value for key, value in presence.profile.items() if key not in _OF_PROCESSES},
             signature=word.signature,
         )
         told = self._words.get(("state", name))

@@ -26,8 +26,8 @@ class BrokerPreset:
     reason: str
 
 
-# As their makers' pages say in 2026. Topics have at most 6 levels, and a client subscribes to at most 5 filters:
-# no limit on these is near (tests/toolkit/test_broker_limits.py).
+# As their makers tell. Topics have at most 6 levels, and a client subscribes to at most 5 filters: no limit
+# on these is near (tests/toolkit/test_broker_limits.py).
 BROKER_PRESETS = {
     "any": BrokerPreset(
         chunk_bytes=DEFAULT_CHUNK_BYTES, reason="fits brokers that take packets of at most 64 kB"

@@ -20,8 +20,7 @@ RENEW_S = 12 * 3600
 # A run that has ended says so to whoever comes within a year.
 LAST_MANIFEST_VALID_S = 365 * 86_400
 MAX_SIGNED_MANIFEST_BYTES = 999
-# How old a message with our own key may be to count as that of a namesake, or of a rival coordinator.
-NAMESAKE_S = 300
+# How old a message with our own key may be to count as that of a rival coordinator.
 RIVAL_S = 2 * RENEW_S
 _FROM_COORDINATOR = ("manifest", "coordinator", "down")
 _FROM_CLIENT = ("presence", "offer", "decline", "sync", "state")
@@ -89,15 +88,13 @@ class Guard:
             raise MessageError(f"has {len(sealed)} bytes with its signature", message="Manifest")
         return sealed
 
-    def open(self, topic: str, payload: bytes, *, retained: bool = False) -> bytes:
+    def open(self, topic: str, payload: bytes) -> bytes:
         """Return the message in a payload whose sender may say it.
 
         Parameters
         ----------
         topic : str
         payload : bytes
-        retained : bool
-            Whether it was waiting at the broker.
 
         Raises
         ------
@@ -116,7 +113,7 @@ class Guard:
         key = self._key_of(parsed, sender=sender)
         envelope, message = _checked(topic, payload, key=key, sender=sender)
         if self._is_our_own(parsed):
-            self._judge_our_own(parsed, envelope, sender=sender, retained=retained)
+            self._judge_our_own(parsed, envelope, sender=sender)
             return message
         self._check_time(envelope, sender=sender)
         if not self._freshness.take(parsed, envelope, key=key):
@@ -170,18 +167,17 @@ class Guard:
     def _is_our_own(self, parsed: ParsedTopic) -> bool:
         return parsed.kind in (_FROM_COORDINATOR if self._register is not None else _FROM_CLIENT)
 
-    def _judge_our_own(self, parsed: ParsedTopic, envelope: Envelope, *, sender: str, retained: bool) -> None:
-        """Refuse a message with our own key that is played again as if somebody had our name now.
+    def _judge_our_own(self, parsed: ParsedTopic, envelope: Envelope, *, sender: str) -> None:
+        """Refuse a word of a coordinator with our key that is played again as if there was another one.
 
         Somebody else with our key, as the copy of a whole SD card has it, counts on its own. Where it is
-        ahead we overtake it: else all that we say would look old.
+        ahead we overtake it: else all that we say would look old. A device asks a namesake before it believes
+        in one, whatever is played again.
         """
         self._counter.overtake(envelope.counter)
-        # A birth of ours that is retained is of our earlier life, and nobody takes it for more.
-        limit = RIVAL_S if parsed.kind == "coordinator" else None if retained else NAMESAKE_S
-        if self._looks_on or limit is None:
+        if self._looks_on or parsed.kind != "coordinator":
             return
-        if abs(self._wall_clock() - envelope.issued) > limit:
+        if abs(self._wall_clock() - envelope.issued) > RIVAL_S:
             raise MessageRefused(sender=sender, reason="replayed", advice="it is one of ours from long ago")
 
     def _check_time(self, envelope: Envelope, *, sender: str) -> None:

@@ -105,7 +105,7 @@ class _JudgedEvents(queue.Queue[LinkEvent]):
         if not isinstance(event, Received):
             return event
         try:
-            message = self._guard.open(event.topic, event.payload, retained=event.retained)
+            message = self._guard.open(event.topic, event.payload)
         except MessageRefused as refusal:
             return Refused(topic=event.topic, refusal=refusal)
         except TopicError:
