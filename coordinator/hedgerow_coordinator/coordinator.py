@@ -20,7 +20,7 @@ from hedgerow_coordinator.phases.close import Close
 from hedgerow_coordinator.phases.gather import Gather
 from hedgerow_coordinator.phases.phase import Phase
 from hedgerow_coordinator.plan import Plan
-from hedgerow_coordinator.pruning import Evidence, Flow, initial_mask, rescaled, synflow_of
+from hedgerow_coordinator.pruning import Evidence, initial_mask, prunable_groups, rescaled, synflow_of
 from hedgerow_coordinator.quarantine import QUARANTINE_S, Quarantine
 from hedgerow_coordinator.records import RoundRecord
 from hedgerow_coordinator.routes import Routes
@@ -102,8 +102,16 @@ class Coordinator:
         # The template is looked at by SynFlow alone.
         by_flow = plan.pruning.prunes and plan.pruning.score == "synflow"
         flow = synflow_of(store.template_bytes(), layout) if by_flow else None
+        groups = None
+        if plan.pruning.prunes and plan.pruning.channels < 1:
+            from hedgerow_export import channel_groups
+
+            found = channel_groups(store.template_bytes())
+            groups = prunable_groups(found, layout, protect=plan.pruning.protect)
         if latest is None:
-            state, steps = _first_state(plan, layout=layout, weights=start(), flow=flow)
+            weights = start()
+            known = Evidence(weights=weights, mask=Mask.dense(layout), flow=flow, groups=groups)
+            state, steps = _first_state(plan, known=known)
             routes.add(0, steps)
             state = ServerState(
                 version=0,
@@ -135,6 +143,7 @@ class Coordinator:
             wall_clock=wall_clock,
             first_weights=start,
             flow=flow,
+            groups=groups,
         )
         failed = sum(r.status == "failed" and r.round == self._federation.round for r in store.rounds())
         self._federation.attempt = failed + 1
@@ -356,17 +365,16 @@ def _first_weights(plan: Plan, *, layout: Layout, first_weights: Callable[[], ob
     return np.asarray(first_weights(), dtype=np.float32)
 
 
-def _first_state(
-    plan: Plan, *, layout: Layout, weights: NDArray[np.float32], flow: Flow | None
-) -> tuple[ServerState, Steps]:
+def _first_state(plan: Plan, *, known: Evidence) -> tuple[ServerState, Steps]:
     """Return version 0 and the frames that bring a client there from nothing."""
+    weights, layout = known.weights, known.mask.layout
     mask = initial_mask(
         weights,
         layout=layout,
         policy=plan.pruning,
         seed=plan.run.seed,
         by_score=plan.model.init == "template",
-        evidence=Evidence(weights=weights, mask=Mask.dense(layout), flow=flow),
+        evidence=known,
     )
     if mask.num_live < layout.num_parameters:
         weights = rescaled(weights, mask=mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,14 @@ from hedgerow_coordinator.attendance import Attendance
 from hedgerow_coordinator.broadcast import Broadcast
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.plan import Plan
-from hedgerow_coordinator.pruning import UNDO_MASK, Watch, react
+from hedgerow_coordinator.pruning import UNDO_MASK, Watch, has_too_many_channels, react
 from hedgerow_coordinator.routes import Routes
 from hedgerow_coordinator.server_model import published_digest
 from hedgerow_coordinator.store import RunStore
 from hedgerow_transport import Manifest, Publication, RoundPlan, Topics, encode_cohort
+
+if TYPE_CHECKING:
+    from hedgerow_export import ChannelGroups
 
 MAX_NOTED_REFUSALS = 20
 # Flat weights in, (metric value, loss) out; loss is None where the metric has none.
@@ -43,6 +47,8 @@ class Federation:
     # The weights of version 0 before any mask, and SynFlow's scores of weights where the template has them.
     first_weights: Callable[[], NDArray[np.float32]]
     flow: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
+    # What channels masks can take; None where the plan takes none.
+    groups: ChannelGroups | None = None
     attendance: Attendance = field(default_factory=Attendance)
     outbox: list[Publication] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -72,7 +78,12 @@ class Federation:
         )
         if self.round >= self.plan.run.rounds or watch.stays:
             return {}
-        return pruning.question_at(self.round - watch.delay, mask=self.state.mask)
+        mask, following = self.state.mask, self.round + 1 - watch.delay
+        is_behind = pruning.is_behind(mask, round=following)
+        if self.groups is not None and not is_behind:
+            share = pruning.channels_at(following)
+            is_behind = has_too_many_channels(self.groups, mask, share=share, protect=pruning.protect)
+        return pruning.question_at(following - 1, is_behind=is_behind)
 
     def note_refusal(self, client: str, reason: str) -> None:
         """Count an update that is refused; the first ones are written down for the reader of a report."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from hedgerow_codecs import Mask
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.errors import PruningError
 from hedgerow_coordinator.pruning import UNDO_MASK, Evidence, PruningPolicy, Watch, prune, react, softened
+
+if TYPE_CHECKING:
+    from hedgerow_export import ChannelGroups
 
 Vector = NDArray[np.float32]
 Memory = Mapping[str, NDArray[np.generic]]
@@ -65,6 +69,7 @@ def next_mask(
     seed: int,
     first_weights: Callable[[], Vector],
     flow: Callable[[Vector], Vector] | None = None,
+    groups: ChannelGroups | None = None,
 ) -> Pruned:
     """Make the mask and the weights that the next round begins with.
 
@@ -80,6 +85,7 @@ def next_mask(
     first_weights : callable
         Returns the weights of version 0, for `PruningPolicy.rewind`.
     flow : callable or None
+    groups : ChannelGroups or None
         See `Evidence`.
     """
     state = done.state
@@ -115,6 +121,7 @@ def next_mask(
         round=following,
         seed=(seed * 0x9E3779B97F4A7C15 + done.number + 1) % (1 << 64),
         flow=flow,
+        groups=groups,
     )
     try:
         mask = prune(done.weights, mask=done.mask, policy=policy, round=following, evidence=evidence)

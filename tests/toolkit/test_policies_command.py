@@ -31,7 +31,7 @@ def test_everything_is_listed_with_source_and_cost(capsys: pytest.CaptureFixture
         assert f"  {name} " in printed, name
     assert main(["policies", "--json"]) == 0
     lists = json.loads(capsys.readouterr().out)
-    assert list(lists) == ["policy", "score, grow", "budget", "schedule", "recipe"]
+    assert list(lists) == ["policy", "score, grow", "channel_score", "budget", "schedule", "recipe"]
     assert lists["score, grow"]["magnitude"]["traffic"] == "nothing"
     assert lists["score, grow"]["gradient"]["traffic"].startswith("up: a score for every weight")
     assert all(facts["meaning"] and facts["source"] for facts in lists["recipe"].values())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from hedgerow_coordinator.pruning import (
     BUDGETS,
+    CHANNEL_SCORES,
     OUTCOME_BUDGETS,
     OUTCOME_SCHEDULES,
     POLICIES,
@@ -30,6 +31,10 @@ def policy_lists() -> dict[str, dict[str, Facts]]:
     return {
         "policy": {name: {"meaning": meaning} for name, meaning in POLICIES.items()},
         "score, grow": scores,
+        "channel_score": {
+            name: {"meaning": score.meaning, "source": score.source, "traffic": score.traffic}
+            for name, score in CHANNEL_SCORES.items()
+        },
         "budget": _documented(BUDGETS, OUTCOME_BUDGETS),
         "schedule": _documented(SCHEDULES, OUTCOME_SCHEDULES),
         "recipe": recipes,

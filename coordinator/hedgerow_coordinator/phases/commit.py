@@ -126,6 +126,7 @@ class Commit(NoIntake):
             seed=federation.plan.run.seed,
             first_weights=federation.first_weights,
             flow=federation.flow,
+            groups=federation.groups,
         )
         for kind, sentence in pruned.events:
             federation.store.event(kind, sentence)

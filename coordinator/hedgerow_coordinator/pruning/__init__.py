@@ -2,6 +2,7 @@
 
 from hedgerow_coordinator.pruning.budget import (
     BUDGETS,
+    OUTCOME_BUDGETS,
     Candidates,
     er_budget,
     erk_budget,
@@ -9,18 +10,27 @@ from hedgerow_coordinator.pruning.budget import (
     lamp_budget,
     uniform_budget,
 )
+from hedgerow_coordinator.pruning.channels import (
+    CHANNEL_SCORES,
+    ChannelScore,
+    has_too_many_channels,
+    prunable_groups,
+)
 from hedgerow_coordinator.pruning.evidence import Evidence
 from hedgerow_coordinator.pruning.flow import Flow, synflow_of
 from hedgerow_coordinator.pruning.masking import initial_mask, prune, rescaled
-from hedgerow_coordinator.pruning.policy import (
-    OUTCOME_BUDGETS,
-    OUTCOME_SCHEDULES,
-    POLICIES,
-    PruningPolicy,
-)
+from hedgerow_coordinator.pruning.policy import POLICIES, PruningPolicy
 from hedgerow_coordinator.pruning.reaction import UNDO_MASK, Watch, react
 from hedgerow_coordinator.pruning.recipes import RECIPES, Recipe, with_settings
-from hedgerow_coordinator.pruning.schedule import SCHEDULES, constant, cosine, cubic, geometric, one_shot
+from hedgerow_coordinator.pruning.schedule import (
+    OUTCOME_SCHEDULES,
+    SCHEDULES,
+    constant,
+    cosine,
+    cubic,
+    geometric,
+    one_shot,
+)
 from hedgerow_coordinator.pruning.score import (
     SCORES,
     Score,
@@ -34,6 +44,7 @@ from hedgerow_coordinator.pruning.score import (
 
 __all__ = [
     "BUDGETS",
+    "CHANNEL_SCORES",
     "OUTCOME_BUDGETS",
     "OUTCOME_SCHEDULES",
     "POLICIES",
@@ -42,6 +53,7 @@ __all__ = [
     "SCORES",
     "UNDO_MASK",
     "Candidates",
+    "ChannelScore",
     "Evidence",
     "Flow",
     "PruningPolicy",
@@ -55,11 +67,13 @@ __all__ = [
     "erk_budget",
     "geometric",
     "global_budget",
+    "has_too_many_channels",
     "initial_mask",
     "lamp_budget",
     "lamp_scores",
     "magnitude_scores",
     "one_shot",
+    "prunable_groups",
     "prune",
     "random_scores",
     "react",

@@ -224,3 +224,5 @@ BUDGETS: Mapping[str, Budget] = {
     "global": global_budget,
     "lamp": lamp_budget,
 }
+# Budgets that are no division of a density.
+OUTCOME_BUDGETS: Mapping[str, str] = {"threshold": "what scores at least `threshold`"}

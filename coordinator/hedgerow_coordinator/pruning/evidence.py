@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow_codecs import Mask
+
+if TYPE_CHECKING:
+    from hedgerow_export import ChannelGroups
 
 Vector = NDArray[np.float32]
 
@@ -33,6 +37,8 @@ class Evidence:
         The round, from 1, that will train under the new mask.
     seed : int
         For scores that are random; differs between rounds.
+    groups : ChannelGroups or None
+        The template's dependency groups, as far as masks can take their channels.
     flow : callable or None
         Weights in, SynFlow's scores out; None where the template has no such graph.
     """
@@ -45,6 +51,7 @@ class Evidence:
     votes: Vector | None = field(default=None, repr=False)
     round: int = 1
     seed: int = 0
+    groups: "ChannelGroups | None" = field(default=None, repr=False)
     flow: Callable[[Vector], Vector] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:

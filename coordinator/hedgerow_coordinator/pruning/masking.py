@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hedgerow_codecs import Layout, Mask
 from hedgerow_coordinator.pruning.adaptive import adaptive_live
 from hedgerow_coordinator.pruning.budget import BUDGETS, Candidates
+from hedgerow_coordinator.pruning.channels import channel_live
 from hedgerow_coordinator.pruning.evidence import Evidence
 from hedgerow_coordinator.pruning.policy import PruningPolicy
 from hedgerow_coordinator.pruning.score import SCORES, Scores, lamp_scores, magnitude_scores, random_scores
@@ -61,6 +62,8 @@ def prune(
         return _outcome(known, policy=policy) if policy.changes_at(round) else mask
     if not policy.prunes:
         return mask
+    if policy.channels_at(round) < 1:
+        known = _narrowed(known, policy=policy, round_number=round)
     if policy.policy == "vote":
         return _thinned(_by_votes(known, policy=policy), known, policy=policy, round_number=round)
     share = policy.regrow_at(round)
@@ -102,8 +105,10 @@ def initial_mask(
     dense = Mask.dense(layout)
     known = evidence or Evidence(weights=flat, mask=dense)
     known = replace(known, seed=seed)
+    if policy.channels_at(1) < 1:
+        known = _narrowed(known, policy=policy, round_number=1)
     if policy.density_is_outcome or policy.density_at(1) == 1.0:
-        return dense
+        return known.mask
     score = SCORES[policy.score]
     if policy.score in _OF_WEIGHTS and (by_score or score.scores_untrained):
         scores = None
@@ -158,6 +163,19 @@ def _thinned(scores: Scores | None, known: Evidence, *, policy: PruningPolicy, r
         policy=policy,
         density=density,
     )
+
+
+def _narrowed(known: Evidence, *, policy: PruningPolicy, round_number: int) -> Evidence:
+    """Take channels away, as the round's share says."""
+    live = channel_live(
+        known,
+        score=policy.channel_score,
+        share=policy.channels_at(round_number),
+        protect=policy.protect,
+    )
+    if np.array_equal(live, known.mask.live):
+        return known
+    return replace(known, mask=Mask(layout=known.mask.layout, live=live))
 
 
 def _at(scores: Scores, known: Evidence, *, policy: PruningPolicy, density: float) -> Mask:

@@ -8,8 +8,10 @@ from typing import Any, cast
 
 from hedgerow_codecs import CodecError, Layout, Mask, codec_from_config
 from hedgerow_coordinator.errors import SettingError
-from hedgerow_coordinator.pruning.budget import BUDGETS, Candidates
-from hedgerow_coordinator.pruning.schedule import SCHEDULES
+from hedgerow_coordinator.pruning.budget import BUDGETS, OUTCOME_BUDGETS, Candidates
+from hedgerow_coordinator.pruning.channels import CHANNEL_SCORES
+from hedgerow_coordinator.pruning.combinations import MAX_TIERS, combination_rules
+from hedgerow_coordinator.pruning.schedule import OUTCOME_SCHEDULES, SCHEDULES
 from hedgerow_coordinator.pruning.score import SCORES, Score
 from hedgerow_coordinator.settings import check_choice, check_range
 
@@ -21,10 +23,6 @@ POLICIES: Mapping[str, str] = {
     "soft": "the coordinator multiplies each row by its soft weight once, and takes nothing away",
 }
 REACTIONS = ("stop", "revert")
-# Budgets that are no division of a density.
-OUTCOME_BUDGETS: Mapping[str, str] = {"threshold": "what scores at least `threshold`"}
-OUTCOME_SCHEDULES: Mapping[str, str] = {"adaptive": "what gains more than the mean for its time (PruneFL)"}
-MAX_TIERS = 64
 
 
 def _deadzone() -> Mapping[str, object]:
@@ -51,6 +49,11 @@ class PruningPolicy:
         Rounds from one change of the mask to the next.
     protect : tuple[str, ...]
         Names of tensors that are not pruned, beside those that the layout calls not prunable.
+    channels : float
+        Share of the channels of each dependency group that stay at the end, in (0, 1]; 1 prunes none. Below
+        1, weights are pruned inside the channels that stay, to `density` of all.
+    channel_score : str
+        Name in `CHANNEL_SCORES`.
     threshold : float
         What the budget ``threshold`` compares with; alpha of the policy ``soft``.
     regrow : float
@@ -96,6 +99,8 @@ class PruningPolicy:
     end_round: int = 14
     every: int = 1
     protect: tuple[str, ...] = ()
+    channels: float = 1.0
+    channel_score: str = "l2"
     threshold: float = 0.0
     regrow: float = 0.0
     grow: str = "update"
@@ -122,6 +127,8 @@ class PruningPolicy:
         check_range("start_round", self.start_round, least=1)
         check_range("end_round", self.end_round, least=self.start_round)
         check_range("every", self.every, least=1)
+        check_range("channels", self.channels, above=0, most=1)
+        check_choice("channel_score", self.channel_score, CHANNEL_SCORES)
         check_range("threshold", self.threshold, least=0)
         check_range("regrow", self.regrow, least=0, below=1)
         check_range("score_batches", self.score_batches, least=1, most=10_000)
@@ -131,7 +138,9 @@ class PruningPolicy:
         check_range("tolerance", self.tolerance, least=0)
         self._check_tables()
         if self.policy != "none":
-            self._check_combination()
+            for broken, key, sentence in combination_rules(self):
+                if broken:
+                    raise SettingError(sentence, key=key)
 
     def _check_tables(self) -> None:
         try:
@@ -149,123 +158,22 @@ class PruningPolicy:
             if not (0 < _number(cost) < math.inf or (name == "fixed" and _number(cost) == 0)):
                 raise SettingError(f"must give {name!r} a time above 0, not {cost}", key="times")
 
-    def _check_combination(self) -> None:
-        """Refuse what makes no sense, with a sentence that says what does."""
-        rules: tuple[tuple[bool, str, str], ...] = (
-            (
-                self.regrow > 0 and not SCORES[self.grow].scores_pruned,
-                "grow",
-                f'must be a score of pruned weights ({", ".join(growers())}), not "{self.grow}", '
-                "which says nothing about weights that are not there",
-            ),
-            (
-                self.regrow > 0 and self.density == 1,
-                "regrow",
-                "must be 0 when density is 1: there is nothing to grow into",
-            ),
-            (
-                self.regrow > 0 and self.rewind,
-                "rewind",
-                "must be false when regrow is not 0: grown weights start at zero, not at first values",
-            ),
-            (
-                self.regrow > 0 and self.policy not in ("server", "tiered", "vote"),
-                "regrow",
-                f'must be 0 with policy "{self.policy}", which makes no masks',
-            ),
-            (
-                self.policy == "vote" and self.regrow == 0,
-                "regrow",
-                'must be above 0 with policy "vote": the devices vote on what to swap',
-            ),
-            (
-                self.policy == "vote" and self.grow not in ("gradient", "random"),
-                "grow",
-                f'must be "gradient" or "random" with policy "vote", not "{self.grow}": '
-                "devices grow by what they can see",
-            ),
-            (
-                self.policy == "vote" and self.score != "magnitude",
-                "score",
-                f'must be "magnitude" with policy "vote", not "{self.score}": '
-                "devices drop, and the union is pruned, by |w|",
-            ),
-            (
-                self.policy == "vote" and self.budget in ("global", "lamp", *OUTCOME_BUDGETS),
-                "budget",
-                f'must be "erk", "er" or "uniform" with policy "vote", not "{self.budget}": '
-                "proposals keep each tensor's number of weights",
-            ),
-            (
-                self.policy in ("vote", "tiered") and len(self.protect) > MAX_TIERS,
-                "protect",
-                f'must name at most {MAX_TIERS} tensors with policy "{self.policy}": every round tells them',
-            ),
-            (
-                self.tolerance > 0 and self.policy == "soft",
-                "tolerance",
-                'must be 0 with policy "soft", which takes nothing away',
-            ),
-            (
-                self.tolerance > 0 and self.reaction == "revert" and self.rewind,
-                "reaction",
-                'must be "stop" when rewind is true: weights that have gone back cannot be put together with '
-                "those from before",
-            ),
-            (
-                self.policy == "tiered" and not self.tiers,
-                "tiers",
-                'must name the weaker devices with policy "tiered", as in [pruning.tiers] "zero-*" = 0.25',
-            ),
-            (
-                bool(self.tiers) and self.policy != "tiered",
-                "tiers",
-                f'must be empty with policy "{self.policy}"; policy "tiered" uses it',
-            ),
-            (
-                self.budget == "threshold" and self.threshold == 0,
-                "threshold",
-                'must be above 0 with budget "threshold"',
-            ),
-            (
-                self.budget == "threshold" and self.schedule != "one-shot",
-                "schedule",
-                'must be "one-shot" with budget "threshold", which knows no density to go to',
-            ),
-            (
-                (self.budget == "threshold" or self.schedule == "adaptive") and self.regrow > 0,
-                "regrow",
-                "must be 0 where the density is an outcome",
-            ),
-            (
-                self.schedule == "adaptive" and self.score != "squared-gradient",
-                "score",
-                f'must be "squared-gradient" with schedule "adaptive", not "{self.score}": '
-                "it weighs g^2 against time",
-            ),
-            (
-                self.score == "squared-gradient" and self.schedule != "adaptive",
-                "schedule",
-                'must be "adaptive" with score "squared-gradient"; to grow by the gradient, use "gradient"',
-            ),
-            (
-                len({score.wire for score in self._asked()}) > 1,
-                "grow",
-                f'must not be another device\'s score than "{self.score}": a round asks for one',
-            ),
-        )
-        for broken, key, sentence in rules:
-            if broken:
-                raise SettingError(sentence, key=key)
-
-    def _asked(self) -> tuple[Score, ...]:
-        names = (self.score, *((self.grow,) if self.regrow > 0 else ()))
+    def asked(self) -> tuple[Score, ...]:
+        """Return the scores of weights that the devices compute."""
+        names = [self.score] if self.density < 1 or self.density_is_outcome else []
+        names += [self.grow] if self.regrow > 0 else []
         return tuple(SCORES[name] for name in names if SCORES[name].origin == "device")
+
+    def wires(self) -> set[str]:
+        """Return the kinds of scores that devices are asked for; a plan has one at most."""
+        of_channels = CHANNEL_SCORES[self.channel_score].wire if self.channels < 1 else ""
+        return {score.wire for score in self.asked()} | ({of_channels} if of_channels else set())
 
     @property
     def prunes(self) -> bool:
         """Whether this policy ever takes a weight away."""
-        return self.policy not in ("none", "soft") and (self.density < 1 or self.density_is_outcome)
+        takes = self.density < 1 or self.channels < 1 or self.density_is_outcome
+        return self.policy not in ("none", "soft") and takes
 
     @property
     def density_is_outcome(self) -> bool:
@@ -277,6 +185,15 @@ class PruningPolicy:
         if not self.prunes or self.density_is_outcome:
             return 1.0
         return SCHEDULES[self.schedule](self, round_number)
+
+    def channels_at(self, round_number: int) -> float:
+        """Return the share of each group's channels that a round trains with, in (0, 1]."""
+        if not self.prunes or self.channels == 1:
+            return 1.0
+        table = _Table(
+            density=self.channels, start_round=self.start_round, end_round=self.end_round, every=self.every
+        )
+        return SCHEDULES[self.schedule](table, round_number)
 
     def regrow_at(self, round_number: int) -> float:
         """Return the share of each tensor's live weights that is swapped before a round: RigL's cosine.
@@ -299,22 +216,22 @@ class PruningPolicy:
             elapsed = round_number - self.start_round
             return 0 <= elapsed <= self.end_round - self.start_round and elapsed % self.every == 0
         thins = self.density_at(round_number) < self.density_at(round_number - 1)
-        return thins or self.regrow_at(round_number) > 0
+        narrows = self.channels_at(round_number) < self.channels_at(round_number - 1)
+        return thins or narrows or self.regrow_at(round_number) > 0
 
     def is_behind(self, mask: Mask, *, round: int) -> bool:
         """Return whether a mask is denser than a round should train under, as when scores have not come."""
         return mask.num_live > math.floor(self.density_at(round) * mask.layout.num_parameters + 1e-6)
 
-    def question_at(self, round_number: int, *, mask: Mask | None = None) -> dict[str, object]:
+    def question_at(self, round_number: int, *, is_behind: bool = False) -> dict[str, object]:
         """Return what the devices are asked for in a round, beside their update; empty for nothing.
 
-        With the `mask` of the round it is asked again where an earlier answer has not come.
+        Where the mask `is_behind` the schedule, because an earlier answer has not come, it is asked again.
 
         ``kind``: a kind of `hedgerow_edge_client.scores`; ``form``: ``values`` or ``mask``; ``batches``;
         ``at``: after which share of the steps; ``pruned``: whether pruned weights are scored; ``codec``. For
         masks, besides: ``swap`` and ``protect``. ``docs/pruning.md`` has the table.
         """
-        is_behind = mask is not None and self.is_behind(mask, round=round_number + 1)
         if not self.changes_at(round_number + 1) and not is_behind:
             return {}
         question: dict[str, object] = {"batches": self.score_batches}
@@ -330,14 +247,13 @@ class PruningPolicy:
                 "swap": swap,
                 "protect": list(self.protect),
             }
-        if not self._asked():
+        if not self.wires():
             return {}
-        wanted = self._asked()[0]
         return question | {
-            "kind": wanted.wire,
+            "kind": min(self.wires()),
             "form": "values",
             "at": 0.0,
-            "pruned": any(score.scores_pruned for score in self._asked()),
+            "pruned": any(score.scores_pruned for score in self.asked()),
             "codec": dict(self.score_codec),
         }
 
@@ -372,9 +288,15 @@ class PruningPolicy:
             Candidates(layout=layout, protect=self.protect).total(self.density)
 
 
-def growers() -> tuple[str, ...]:
-    """Return the names of the scores by which pruned weights can come back."""
-    return tuple(name for name, score in SCORES.items() if score.scores_pruned)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """What a schedule reads, for the share of channels."""
+
+    density: float
+    start_round: int
+    end_round: int
+    every: int
+    initial_density: float = 1.0
 
 
 def _number(value: object) -> float:

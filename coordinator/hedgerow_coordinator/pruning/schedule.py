@@ -103,3 +103,5 @@ SCHEDULES: Mapping[str, Schedule] = {
     "one-shot": one_shot,
     "constant": constant,
 }
+# Schedules under which the density is an outcome.
+OUTCOME_SCHEDULES: Mapping[str, str] = {"adaptive": "what gains more than the mean for its time (PruneFL)"}

@@ -1,0 +1,136 @@
+"""Which settings of a pruning policy make no sense together, and what does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hedgerow_coordinator.pruning.budget import OUTCOME_BUDGETS
+from hedgerow_coordinator.pruning.score import SCORES
+
+if TYPE_CHECKING:
+    from hedgerow_coordinator.pruning.policy import PruningPolicy
+
+# Every round's plan carries them.
+MAX_TIERS = 64
+
+
+def growers() -> tuple[str, ...]:
+    """Return the names of the scores by which pruned weights can come back."""
+    return tuple(name for name, score in SCORES.items() if score.scores_pruned)
+
+
+def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...]:
+    """Return every rule: whether it is broken, the key to blame, and a sentence that says what does go."""
+    return (
+        (
+            policy.regrow > 0 and not SCORES[policy.grow].scores_pruned,
+            "grow",
+            f'must be a score of pruned weights ({", ".join(growers())}), not "{policy.grow}", '
+            "which says nothing about weights that are not there",
+        ),
+        (
+            policy.channels < 1 and policy.regrow > 0,
+            "regrow",
+            "must be 0 when channels is below 1: weights would grow in channels that are gone",
+        ),
+        (
+            policy.channels < 1 and (policy.policy == "soft" or policy.density_is_outcome),
+            "channels",
+            "must be 1 with the policy soft, the budget threshold and the schedule adaptive",
+        ),
+        (
+            policy.regrow > 0 and policy.density == 1,
+            "regrow",
+            "must be 0 when density is 1: there is nothing to grow into",
+        ),
+        (
+            policy.regrow > 0 and policy.rewind,
+            "rewind",
+            "must be false when regrow is not 0: grown weights start at zero, not at first values",
+        ),
+        (
+            policy.regrow > 0 and policy.policy not in ("server", "tiered", "vote"),
+            "regrow",
+            f'must be 0 with policy "{policy.policy}", which makes no masks',
+        ),
+        (
+            policy.policy == "vote" and policy.regrow == 0,
+            "regrow",
+            'must be above 0 with policy "vote": the devices vote on what to swap',
+        ),
+        (
+            policy.policy == "vote" and policy.grow not in ("gradient", "random"),
+            "grow",
+            f'must be "gradient" or "random" with policy "vote", not "{policy.grow}": '
+            "devices grow by what they can see",
+        ),
+        (
+            policy.policy == "vote" and policy.score != "magnitude",
+            "score",
+            f'must be "magnitude" with policy "vote", not "{policy.score}": '
+            "devices drop, and the union is pruned, by |w|",
+        ),
+        (
+            policy.policy == "vote" and policy.budget in ("global", "lamp", *OUTCOME_BUDGETS),
+            "budget",
+            f'must be "erk", "er" or "uniform" with policy "vote", not "{policy.budget}": '
+            "proposals keep each tensor's number of weights",
+        ),
+        (
+            policy.policy in ("vote", "tiered") and len(policy.protect) > MAX_TIERS,
+            "protect",
+            f'must name at most {MAX_TIERS} tensors with policy "{policy.policy}": every round tells them',
+        ),
+        (
+            policy.tolerance > 0 and policy.policy == "soft",
+            "tolerance",
+            'must be 0 with policy "soft", which takes nothing away',
+        ),
+        (
+            policy.tolerance > 0 and policy.reaction == "revert" and policy.rewind,
+            "reaction",
+            'must be "stop" when rewind is true: weights that have gone back cannot be put together with '
+            "those from before",
+        ),
+        (
+            policy.policy == "tiered" and not policy.tiers,
+            "tiers",
+            'must name the weaker devices with policy "tiered", as in [pruning.tiers] "zero-*" = 0.25',
+        ),
+        (
+            bool(policy.tiers) and policy.policy != "tiered",
+            "tiers",
+            f'must be empty with policy "{policy.policy}"; policy "tiered" uses it',
+        ),
+        (
+            policy.budget == "threshold" and policy.threshold == 0,
+            "threshold",
+            'must be above 0 with budget "threshold"',
+        ),
+        (
+            policy.budget == "threshold" and policy.schedule != "one-shot",
+            "schedule",
+            'must be "one-shot" with budget "threshold", which knows no density to go to',
+        ),
+        (
+            (policy.budget == "threshold" or policy.schedule == "adaptive") and policy.regrow > 0,
+            "regrow",
+            "must be 0 where the density is an outcome",
+        ),
+        (
+            policy.schedule == "adaptive" and policy.score != "squared-gradient",
+            "score",
+            f'must be "squared-gradient" with schedule "adaptive", not "{policy.score}": '
+            "it weighs g^2 against time",
+        ),
+        (
+            policy.score == "squared-gradient" and policy.schedule != "adaptive",
+            "schedule",
+            'must be "adaptive" with score "squared-gradient"; to grow by the gradient, use "gradient"',
+        ),
+        (
+            len(policy.wires()) > 1,
+            "grow" if policy.regrow > 0 else "channel_score",
+            f'must not need another score of the devices than "{policy.score}": a round asks for one',
+        ),
+    )
