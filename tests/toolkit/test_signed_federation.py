@@ -129,7 +129,7 @@ class Attacker:
         self.link.connect()
 
     def listen(self, until: Callable[[], bool], *, react: Callable[[Received], None] | None = None) -> None:
-        give_up_at = time.monotonic() + 120
+        give_up_at = time.monotonic() + 200
         while not until():
             assert time.monotonic() < give_up_at
             try:
