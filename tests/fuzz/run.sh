@@ -29,5 +29,5 @@ if [ -e "tests/fuzz/kept/$target.txt" ]; then
 fi
 case " $*" in *' -max_total_time='* | *' -runs='* | *' -merge='*) ;; *) set -- -max_total_time=600 "$@" ;; esac
 echo "fuzz: $target, from $(find "$folder/$target" -type f | wc -l) inputs in $folder/$target; what fails is written to $folder"
-"${run[@]}" tests/fuzz/fuzz.py "$target" "$@" -max_len=4096 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
+"${run[@]}" tests/fuzz/fuzz.py "$target" "$@" -max_len=4096 -len_control=0 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="$folder/" "$folder/$target" || stop "something was found: the last lines above say what, and in which file"

@@ -61,7 +61,7 @@ def encode_wide(
             until = min(block + _BLOCK, end)
             for first, behind, width in reversed(stretches(block, until, short=short, lanes=lanes)):
                 chosen = cells[:width, first:behind].T.astype(np.intp, order="C")
-                c_rows = pairs.take(chosen, mode="clip")
+                c_rows = pairs.take(chosen, mode="wrap")
                 f_rows = c_rows >> _BITS
                 c_rows &= _LOW
                 # A state that would grow beyond 32 bits: f 2^20 - 1 is below 2^32 where f 2^20 is not.
@@ -173,7 +173,7 @@ def _advance(
         np.bitwise_and(state, _LOW, part)
         np.add(index, history, index)
         np.add(index, part, index)
-        lookup.take(index, out=entry, mode="clip")
+        lookup.take(index, out=entry, mode="wrap")
         np.bitwise_and(entry, kept, history)
         np.right_shift(state, _BITS, state)
         np.right_shift(entry, _SHIFT, part)
