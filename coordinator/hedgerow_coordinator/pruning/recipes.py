@@ -50,6 +50,17 @@ def _always(settings: Settings) -> Callable[[int], Settings]:
     return lambda _: settings
 
 
+def _hedgerow(rounds: int) -> Settings:
+    codec = {"codec_id": "deadzone", "step": [8.0, 0.25]}
+    return {
+        "aggregation": {"server_momentum": 0.5},
+        "codec": {"residual_decay": 0.5},
+        "codec.uplink": codec,
+        "codec.downlink": codec,
+        "pruning": {"start_round": min(3, rounds), "end_round": max(3, round(0.7 * rounds))},
+    }
+
+
 def _feddst(rounds: int) -> Settings:
     # The released code: alpha 0.01 and 15 rounds from change to change at 80 %, of 400 to 1600 rounds, and
     # a cosine to 0 at half of them. A short run has changes as well.
@@ -86,9 +97,9 @@ def _prunefl(rounds: int) -> Settings:
 
 RECIPES: Mapping[str, Recipe] = {
     "hedgerow": Recipe(
-        meaning="ERK masks by magnitude along a cubic schedule, coded updates with error feedback",
-        source="this project's default plan",
-        settings=_always({}),
+        meaning="ERK masks by magnitude, cubic; coded updates, coarse at first; server momentum",
+        source="this project's own",
+        settings=_hedgerow,
     ),
     "fedavg": Recipe(
         meaning="no pruning, float32 both ways: what others are compared with",

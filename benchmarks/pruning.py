@@ -1,0 +1,192 @@
+"""The pruning benchmark: accuracy at a density, and bytes to accuracy, for every recipe, on benchmark B1.
+
+Five clients, Dirichlet(0.3), 20 rounds, as in `benchmarks.b1`; masks, scores and manifests are in the bytes.
+By default it runs dense FedAvg, FedDST and our own recipe for one seed, in about a quarter of an hour on two
+idle cores; `--full` runs everything for five seeds, which takes days. What the JSON file has is not run
+again.
+
+    HEDGEROW_DATA=... python -m benchmarks.pruning --json pruning.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.b1 import CLIENTS, ROUNDS, SEEDS, TARGETS, TASK, bytes_to_target, run_method, write_data
+
+from hedgerow.initialise import initialise
+from hedgerow_coordinator.pruning import RECIPES
+from hedgerow_coordinator.settings import write_tables
+
+DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02)
+NAMES = {"mnist_writers": "mnist", "fashion_mnist": "fmnist"}
+# These do not take a density.
+DENSE = ("fedavg", "stc", "seed-soft", "seed-norm", "prunefl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One run: `density` is None where the recipe has none."""
+
+    pack: str
+    recipe: str
+    density: float | None
+    seed: int
+    rounds: int
+
+
+def cells(options: argparse.Namespace) -> Iterator[Cell]:
+    """List the runs that are wanted, those of a seed together."""
+    for pack in options.packs:
+        for seed in options.seeds:
+            for recipe in options.recipes:
+                for density in [None] if recipe in DENSE else options.densities[recipe]:
+                    yield Cell(pack=pack, recipe=recipe, density=density, seed=seed, rounds=options.rounds)
+
+
+def plan_of(cell: Cell) -> str:
+    """Return the plan of a run as TOML: benchmark B1's settings, and the recipe's."""
+    tables: dict[str, dict[str, object]] = {
+        "run": {"name": "pruning", "rounds": cell.rounds, "seed": cell.seed},
+        "cohort": {"min_clients": CLIENTS, "quorum": 1.0},
+        "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.01},
+        "evaluate": {"data": "evaluate.npz"},
+    }
+    for name, settings in RECIPES[cell.recipe].settings(cell.rounds).items():
+        table, _, inner = name.partition(".")
+        place = tables.setdefault(table, {})
+        place.update({inner: dict(settings)} if inner else settings)
+    if cell.density is not None:
+        tables.setdefault("pruning", {})["density"] = cell.density
+    return write_tables(tables)
+
+
+def run_cell(cell: Cell, *, work: Path, folders: dict[str, Path | None], workers: int) -> dict[str, object]:
+    """Run one plan; return its numbers."""
+    started = time.monotonic()
+    facts = run_method(plan_of(cell), work, folders, workers=workers)
+    if facts.failure:
+        raise SystemExit(f"{cell.recipe} at density {cell.density} failed: {facts.failure}")
+    return {
+        **asdict(cell),
+        **bytes_to_target(facts, TARGETS[cell.pack]),
+        "final_accuracy": facts.metric,
+        "final_density": facts.density,
+        "accuracies": [record.accuracy for record in facts.rounds],
+        "total_uplink_mb": facts.uplink_bytes / 1e6,
+        "total_broadcast_mb": facts.broadcast_bytes / 1e6,
+        "total_downlink_mb": facts.downlink_bytes / 1e6,
+        "wall_s": round(time.monotonic() - started, 1),
+    }
+
+
+def summary_of(results: Sequence[Mapping[str, object]]) -> dict[str, float | None]:
+    """Return the numbers that matter most, means over the seeds that were run; None where nothing was."""
+
+    def values(key: str, pack: str, recipe: str, density: float | None) -> list[object]:
+        wanted = (pack, recipe, density)
+        return [r[key] for r in results if (r["pack"], r["recipe"], r["density"]) == wanted]
+
+    def mean(key: str, pack: str, recipe: str, density: float | None) -> float | None:
+        found = values(key, pack, recipe, density)
+        numbers = [v for v in found if isinstance(v, float)]
+        # A seed that never got there makes the mean meaningless.
+        return statistics.mean(numbers) if numbers and len(numbers) == len(found) else None
+
+    summary: dict[str, float | None] = {}
+    for pack, short in NAMES.items():
+        for density in (0.2, 0.1, 0.05):
+            name = f"{short}_s{round(100 * (1 - density))}"
+            summary[name] = mean("final_accuracy", pack, "hedgerow", density)
+        summary[f"{short}_dense"] = mean("final_accuracy", pack, "fedavg", None)
+    summary["feddst_s80"] = mean("final_accuracy", "mnist_writers", "feddst", 0.2)
+    dense = mean("uplink_mb", "mnist_writers", "fedavg", None)
+    ours = mean("uplink_mb", "mnist_writers", "hedgerow", 0.1)
+    summary["uplink_ratio_to_target"] = dense / ours if dense and ours else None
+    return summary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print a table."""
+    options = _options(arguments)
+    folder = os.environ.get("HEDGEROW_DATA")
+    missing = [p for p in options.packs if not folder or not Path(folder, f"{p}.npz").is_file()]
+    if missing:
+        print(f"set HEDGEROW_DATA to a folder with {missing[0]}.npz", file=sys.stderr)
+        return 2
+    results = _known(options.json)
+    done = {json.dumps([r[name] for name in Cell.__slots__]) for r in results}
+    wanted = [c for c in cells(options) if json.dumps(list(asdict(c).values())) not in done]
+    for pack, seed in dict.fromkeys((cell.pack, cell.seed) for cell in wanted):
+        with tempfile.TemporaryDirectory(prefix="hedgerow-pruning-") as scratch:
+            work = Path(scratch)
+            folders = write_data(Path(str(folder), f"{pack}.npz"), work / "data", seed=seed)
+            files = {"name": "pruning", "min_clients": CLIENTS, "rounds": options.rounds, "force": True}
+            initialise(TASK, data=folders["client-0"], output=work, **files)
+            for cell in wanted:
+                if (cell.pack, cell.seed) == (pack, seed):
+                    results.append(run_cell(cell, work=work, folders=folders, workers=options.workers))
+                    print(_row(results[-1]), flush=True)
+                    _write(options.json, results)
+    print(json.dumps({"summary": summary_of(results)}, indent=2))
+    _write(options.json, results)
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write all numbers to this file, and keep those it has")
+    parser.add_argument("--full", action="store_true", help="all packs, recipes, densities and seeds")
+    parser.add_argument("--packs", nargs="+", choices=sorted(TARGETS))
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES))
+    parser.add_argument("--densities", type=float, nargs="+")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--workers", type=int, default=2, help="clients that train at the same time")
+    options = parser.parse_args(arguments)
+    full = options.full
+    options.packs = options.packs or (sorted(TARGETS) if full else ["mnist_writers"])
+    options.recipes = options.recipes or (list(RECIPES) if full else ["fedavg", "feddst", "hedgerow"])
+    options.seeds = options.seeds or (list(SEEDS) if full else [42])
+    few = {recipe: [0.1] if recipe == "hedgerow" else [0.2] for recipe in RECIPES}
+    every = options.densities or (list(DENSITIES) if full else None)
+    options.densities = dict.fromkeys(RECIPES, every) if every else few
+    return options
+
+
+def _known(path: Path | None) -> list[dict[str, object]]:
+    if path is None or not path.is_file():
+        return []
+    try:
+        results = json.loads(path.read_bytes())["results"]
+        return [result for result in results if result.keys() >= set(Cell.__slots__)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SystemExit(f"{path} is not a file of this benchmark ({error}): name another one") from error
+
+
+def _write(path: Path | None, results: Sequence[Mapping[str, object]]) -> None:
+    if path is not None:
+        path.write_text(json.dumps({"results": results, "summary": summary_of(results)}, indent=2) + "\n")
+
+
+def _row(result: Mapping[str, object]) -> str:
+    to_target = "not reached" if result["uplink_mb"] is None else f"{result['uplink_mb']:.3f} MB"
+    return (
+        f"{result['pack']:<14} {result['recipe']:<10} "
+        f"density {result['final_density']:.3f}  seed {result['seed']:>3}  "
+        f"final {result['final_accuracy']:.4f}  up to target {to_target}  "
+        f"up in all {result['total_uplink_mb']:.2f} MB  {result['wall_s']} s"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
