@@ -104,6 +104,9 @@ class Broadcast:
         missing = indices(message.bitmap)
         if not missing or missing[-1] >= chunk_count(size, self._chunk_bytes):
             return False
+        if message.digest not in self._pushed:
+            # Nobody has any of it, so that everybody will ask for all of it.
+            missing = list(range(chunk_count(size, self._chunk_bytes)))
         self._ask(message.digest, missing, now=now)
         return True
 
@@ -133,7 +136,6 @@ class Broadcast:
             if publication is not None:
                 room -= len(publication.payload)
                 self._queue.note(chunk, len(publication.payload), now=now)
-                self._pushed.add(chunk[0])
                 publications.append(publication)
         if publications:
             self._active_at = now
@@ -144,6 +146,7 @@ class Broadcast:
 
     def _ask(self, digest: bytes, missing: Iterable[int], *, now: float) -> None:
         self._active_at = now
+        self._pushed.add(digest)
         self._queue.ask(digest, missing, now=now)
 
     def _publication(self, digest: bytes, index: int) -> Publication | None:

@@ -14,7 +14,7 @@ Chunk = tuple[bytes, int]
 # Requests that come within this time are answered by one broadcast.
 MERGE_S = 0.05
 # A request that comes so soon after the chunk went out was on its way already.
-CROSSING_S = 0.5
+CROSSING_S = 0.9
 # The n-th repeat of a chunk waits for 2**(n - 1) times this after the one before, at most for the longest.
 REPEAT_S = 1.0
 LONGEST_REPEAT_S = 60.0

@@ -29,6 +29,9 @@ PROBE_BYTES = 16 << 10
 LOST_AFTER_TRIPS = 4
 LOST_AFTER_S = 2.0
 
+# So long a client waits whether chunks come that it has not asked for: then somebody else asks already.
+PULL_PAUSE_S = 0.05
+
 Chunk = tuple[bytes, int]
 
 
@@ -162,17 +165,23 @@ class Fetch:
     def _note(self, chunk: Chunk, *, now: float) -> None:
         """Learn from a chunk's arrival how fast the way is, and ask for more when little is under way."""
         self._knows_way = True
+        pull_at = self._ask_at if self._pulling else None
         if chunk[0] not in self._failed:
             self._pause_s = FIRST_PAUSE_S
         self._wait(now)
         asked_at = self._asked.pop(chunk, None)
         if asked_at is None:
+            # Somebody else leads the way; to ask as well would only bring chunks twice.
+            self._pulling = False
             return
         self._window.arrived(1, trip_s=now - asked_at)
         lost_s = max(LOST_AFTER_S, LOST_AFTER_TRIPS * (now - asked_at))
         self._asked = {other: at for other, at in self._asked.items() if now - at < lost_s}
-        if chunk[0] not in self._failed and 2 * self._num_asked <= self._window.num_bytes:
-            self._pulling, self._ask_at = True, now
+        few = 2 * self._num_asked <= self._window.num_bytes
+        if pull_at is not None:
+            self._ask_at = pull_at
+        elif few and chunk[0] not in self._failed:
+            self._pulling, self._ask_at = True, now + PULL_PAUSE_S * (0.5 + self._jitter())
 
     def _wanted(self) -> list[Chunk]:
         room = self._window.num_bytes - self._num_asked if self._knows_way else PROBE_BYTES

@@ -57,6 +57,8 @@ def test_requests_are_merged_and_answered_once(broadcast):
     data = bytes(range(200))
     ref = broadcast.add("plan", data)
     digest = ref.digest
+    broadcast.push([ref])
+    broadcast.tick(0.0)
     assert broadcast.wake_at is None
     assert broadcast.need(need(data, 1, 3), now=10.0)
     assert broadcast.need(need(data, 3, 12), now=10.01)
@@ -66,8 +68,19 @@ def test_requests_are_merged_and_answered_once(broadcast):
     assert [(d, index) for d, index, _ in sent] == [(digest, 1), (digest, 3), (digest, 12)]
     assert broadcast.wake_at is None
     assert broadcast.tick(11.0) == []
+
+
+def test_the_first_request_for_a_blob_brings_all_of_it_to_everybody(broadcast):
+    data = bytes(range(200))
+    ref = broadcast.add("plan", data)
+    assert broadcast.need(need(data, 3), now=10.0)
+    assert broadcast.need(need(data, 0), now=10.01)
+    sent = chunks(broadcast.tick(10.0 + MERGE_S))
+    assert [index for _, index, _ in sent] == list(range(13))
     # Whoever was there has heard it: it is not pushed as well.
     assert not broadcast.first_time(ref)
+    assert broadcast.need(need(data, 3), now=20.0)
+    assert [index for _, index, _ in chunks(broadcast.tick(20.0 + MERGE_S))] == [3]
 
 
 def test_a_request_for_what_is_not_there_is_refused(broadcast):

@@ -10,6 +10,7 @@ from hedgerow_edge_client.fetch import (
     LONGEST_PATIENCE_S,
     LONGEST_PAUSE_S,
     PROBE_BYTES,
+    PULL_PAUSE_S,
     Fetch,
 )
 from hedgerow_edge_client.window import FIRST_WINDOW_BYTES, LARGEST_WINDOW_BYTES
@@ -106,12 +107,10 @@ STEP = 4096
 
 
 def pull(fetch, now, numbers):
-    """Hand in chunks of `LARGE`; return what is asked for then and there."""
-    wanted = []
+    """Hand in chunks of `LARGE`; return what is asked for a moment later."""
     for index in numbers:
         fetch.add(blob_digest(LARGE), index, LARGE[index * STEP : (index + 1) * STEP], now=now)
-        wanted += [i for _, missing in asked(fetch.tick(now)) for i in missing]
-    return wanted
+    return [i for _, missing in asked(fetch.tick(now + 1.1 * PULL_PAUSE_S)) for i in missing]
 
 
 def test_a_large_blob_is_pulled_within_a_window_that_grows():
@@ -130,6 +129,7 @@ def test_a_large_blob_is_pulled_within_a_window_that_grows():
     assert sizes[1] * STEP <= 2 * FIRST_WINDOW_BYTES
     assert max(sizes) * STEP <= LARGEST_WINDOW_BYTES
     assert len(sizes) < 12
+    assert now < 2.5
 
 
 def test_after_a_lost_link_no_more_than_the_window_is_asked_for_again():
@@ -157,6 +157,16 @@ def test_a_lost_chunk_is_asked_for_again_while_others_come():
             break
     assert lost in wanted
     assert not fetch.complete
+
+
+def test_where_somebody_else_leads_nothing_is_asked_for():
+    fetch = fetch_of(LARGE, chunk_bytes=STEP)
+    fetch.start(0.0)
+    under_way = asked(fetch.tick(fetch.wake_at))[0][1]
+    under_way = pull(fetch, 1.0, under_way)
+    assert pull(fetch, 1.1, range(100, 200)) == []
+    # Of its own chunks the last one calls for more.
+    assert pull(fetch, 1.2, under_way) != []
 
 
 def test_a_restart_goes_on_with_what_is_on_disk(tmp_path):
