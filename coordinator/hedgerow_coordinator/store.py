@@ -209,6 +209,26 @@ class RunStore:
                 return last, decode_checkpoint(read_checked(path, digest=digest), path=path)
         raise StoreDamaged(f"the journal names no checkpoint of round {last}", path=self.directory)
 
+    def kept_rounds(self) -> list[int]:
+        """Return the committed rounds whose states are kept, the newest first."""
+        last = self._journal.last_committed()
+        kept = self._journal.checkpoints()[:KEPT_CHECKPOINTS]
+        return [number for number, _, _ in kept if last is not None and number <= last]
+
+    def state_of(self, round_number: int) -> ServerState | None:
+        """Return the state that a committed round made, or None where it is not kept any more.
+
+        Raises
+        ------
+        StoreDamaged
+            The checkpoint is not what was written.
+        """
+        for number, name, digest in self._journal.checkpoints():
+            if number == round_number and number in self.kept_rounds():
+                path = self.directory / _CHECKPOINTS / name
+                return decode_checkpoint(read_checked(path, digest=digest), path=path)
+        return None
+
     def commit_round(self, record: RoundRecord, state: ServerState) -> None:
         """Make a round's outcome permanent: all of it, or nothing.
 

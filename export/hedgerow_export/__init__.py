@@ -1,6 +1,8 @@
 """Make, check and run ONNX models."""
 
-from hedgerow_export.artifact import export_model
+from hedgerow_export.agreement import Agreement, Limits, compare_outputs
+from hedgerow_export.artifact import export_model, fill_checked, write_atomically
+from hedgerow_export.costs import Costs, count_costs
 from hedgerow_export.description import describe_model
 from hedgerow_export.errors import (
     ChannelError,
@@ -9,51 +11,84 @@ from hedgerow_export.errors import (
     MetricError,
     MissingPackageError,
     ModelError,
+    QuantizationError,
     TemplateError,
     VerificationError,
 )
 from hedgerow_export.evaluation import Evaluation, evaluate
 from hedgerow_export.filling import fill_template, template_layout, template_parameters
 from hedgerow_export.groups import ChannelGroup, ChannelGroups, FrozenChannels, Member, channel_groups
+from hedgerow_export.inference import Answer, DeviceModel
 from hedgerow_export.metrics import METRICS, Metric, accuracy, find_metric
 from hedgerow_export.model_proto import read_model
+from hedgerow_export.product import QUANTIZE, Measures, Product, Recipe, Sample, make_product, zip_bytes
+from hedgerow_export.quantizing import Int8Model, quantize_int8
 from hedgerow_export.runner import InputSpec, Runner
 from hedgerow_export.shrink import compact_model, empty_channels, shrink_model
+from hedgerow_export.sparse_form import make_sparse
+from hedgerow_export.targets import TARGETS, Target, find_target
 from hedgerow_export.template import make_template
-from hedgerow_export.verification import Verification, verify_model
+from hedgerow_export.timing import Latency, measure_latency
+from hedgerow_export.verification import Verification, sample_inputs, verify_model
 
 __all__ = [
     "METRICS",
+    "QUANTIZE",
+    "TARGETS",
+    "Agreement",
+    "Answer",
     "ChannelError",
     "ChannelGroup",
     "ChannelGroups",
+    "Costs",
+    "DeviceModel",
     "Evaluation",
     "ExportError",
     "FrozenChannels",
     "InputSpec",
+    "Int8Model",
+    "Latency",
+    "Limits",
+    "Measures",
     "Member",
     "MetadataError",
     "Metric",
     "MetricError",
     "MissingPackageError",
     "ModelError",
+    "Product",
+    "QuantizationError",
+    "Recipe",
     "Runner",
+    "Sample",
+    "Target",
     "TemplateError",
     "Verification",
     "VerificationError",
     "accuracy",
     "channel_groups",
     "compact_model",
+    "compare_outputs",
+    "count_costs",
     "describe_model",
     "empty_channels",
     "evaluate",
     "export_model",
+    "fill_checked",
     "fill_template",
     "find_metric",
+    "find_target",
+    "make_product",
+    "make_sparse",
     "make_template",
+    "measure_latency",
+    "quantize_int8",
     "read_model",
+    "sample_inputs",
     "shrink_model",
     "template_layout",
     "template_parameters",
     "verify_model",
+    "write_atomically",
+    "zip_bytes",
 ]

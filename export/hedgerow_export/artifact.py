@@ -58,6 +58,24 @@ def export_model(
     ExportError
         A weight is not a finite number, a template and weights do not fit, or the file cannot be written.
     """
+    model, result = fill_checked(
+        template, flat, mask, metadata=metadata, inputs=inputs, reference=reference, tolerance=tolerance
+    )
+    write_atomically(path, model)
+    return result
+
+
+def fill_checked(
+    template: bytes,
+    flat: NDArray[np.float32],
+    mask: Mask,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    inputs: ArrayLike | None = None,
+    reference: NDArray[Any] | None = None,
+    tolerance: float = 1e-4,
+) -> tuple[bytes, Verification]:
+    """Fill a template with pruned weights and verify the model; arguments and errors as `export_model`."""
     layout = mask.layout
     live = np.where(mask.live, flat, np.float32(0)) if flat.shape == mask.live.shape else flat
     if not np.isfinite(live).all():
@@ -74,11 +92,10 @@ def export_model(
     if not result.ok:
         raise VerificationError(
             f"The exported model is off by {result.max_abs_error:.3g} from its reference "
-            f"(allowed: {result.allowed_error:.3g}); {path} was not written.",
+            f"(allowed: {result.allowed_error:.3g}); nothing was written.",
             verification=result,
         )
-    write_atomically(path, model)
-    return result
+    return model, result
 
 
 def write_atomically(path: Path, data: bytes) -> None:

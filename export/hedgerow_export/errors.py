@@ -8,6 +8,7 @@
     ├── ModelError                  bytes that are not a model we can use, or inputs of the wrong shape
     ├── MetadataError               an entry that cannot be written into a model  (caller)
     ├── ChannelError                masks of channels that do not fit a model's channel groups  (caller)
+    ├── QuantizationError           a model that cannot be quantised without losing its outputs  (user)
     ├── MetricError                 an unknown metric, or targets that do not fit the outputs  (user)
     └── VerificationError           a model that does not compute what it should  (ours)
 
@@ -87,6 +88,10 @@ class ChannelError(ExportError):
     def __init__(self, message: str, *, group: str | None = None) -> None:
         super().__init__(message)
         self.group = group
+
+
+class QuantizationError(ExportError):
+    """A model cannot be quantised, or its outputs suffer too much."""
 
 
 class MetricError(ExportError):

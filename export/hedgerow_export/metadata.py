@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PREFIX = "hedgerow."
 LAYOUT_KEY = "hedgerow.layout"
-_OWN_KEYS = (LAYOUT_KEY, SEAL_KEY)
+OWN_KEYS = (LAYOUT_KEY, SEAL_KEY)
 _KEY = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _MAX_VALUE = 4096
 
@@ -34,7 +34,7 @@ def write_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
     for key, value in entries.items():
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise MetadataError(f"Metadata key {key!r} is not of the form [a-z0-9_.-]{{1,64}}.", key=str(key))
-        if PREFIX + key in _OWN_KEYS:
+        if PREFIX + key in OWN_KEYS:
             raise MetadataError(f"Metadata key {key!r} is reserved.", key=key)
         if not isinstance(value, str) or len(value) > _MAX_VALUE or not _is_utf8(value):
             raise MetadataError(
@@ -52,7 +52,7 @@ def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
     return {
         entry.key.removeprefix(PREFIX): entry.value
         for entry in model.metadata_props
-        if entry.key.startswith(PREFIX) and entry.key not in _OWN_KEYS
+        if entry.key.startswith(PREFIX) and entry.key not in OWN_KEYS
     }
 
 

@@ -84,6 +84,8 @@ def parse_model(data: bytes) -> onnx.ModelProto:
         raise ModelError(f"These {len(data)} bytes hold no ONNX graph: cut short, or of another format.")
     for tensor in model.graph.initializer:
         _check_initializer(tensor)
+    for sparse in model.graph.sparse_initializer:
+        _check_sparse(sparse)
     return model
 
 
@@ -120,3 +122,13 @@ def _check_initializer(tensor: onnx.TensorProto) -> None:
                 f"Tensor {tensor.name!r} has shape {tuple(tensor.dims)} but holds {held} values: "
                 "the model is damaged."
             )
+
+
+def _check_sparse(tensor: onnx.SparseTensorProto) -> None:
+    """Check that a sparse tensor is as large as it says; a few bytes can claim to be terabytes."""
+    name = tensor.values.name
+    if any(size < 0 for size in tensor.dims) or math.prod(tensor.dims) * 4 > MAX_MODEL_BYTES:
+        raise ModelError(f"Tensor {name!r} has the impossible shape {list(tensor.dims)}.")
+    _check_initializer(tensor.values)
+    if list(tensor.values.dims) != list(tensor.indices.dims)[:1]:
+        raise ModelError(f"Sparse tensor {name!r} has other numbers of values and places: it is damaged.")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hedgerow_export.errors import ModelError
+from hedgerow_export.metadata import OWN_KEYS, PREFIX
 from hedgerow_export.model_proto import check_bytes
 from hedgerow_export.optional import require
 
@@ -61,6 +62,9 @@ class Runner:
     Attributes
     ----------
     input : InputSpec
+    metadata : dict[str, str]
+        Hedgerow's entries, without prefix.
+    threads : int
 
     Raises
     ------
@@ -74,7 +78,11 @@ class Runner:
         check_bytes(model)
         self._session = load_session(model, threads=threads)
         self._errors = runtime_errors()
+        self.threads = threads
         self.input = _input_spec(self._session)
+        held = self._session.get_modelmeta().custom_metadata_map
+        own = {key: value for key, value in held.items() if key.startswith(PREFIX) and key not in OWN_KEYS}
+        self.metadata = {key.removeprefix(PREFIX): value for key, value in own.items()}
 
     def __call__(self, inputs: ArrayLike) -> NDArray[Any]:
         """Return the first output for a batch of any size.

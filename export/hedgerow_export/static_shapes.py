@@ -166,8 +166,8 @@ def _evaluate(model: onnx.ModelProto, dims: Dims) -> tuple[Dims, Values]:
         if node.op_type == "Shape" and node.input[0] in dims:
             values[node.output[0]] = _shape_of(node, dims[node.input[0]])
         elif node.op_type in _ARITHMETIC.split() and all(name in values for name in node.input if name):
-            value = _run(node, values, model)
-            if value is not None:
+            value = evaluate_node(node, values, model)
+            if value is not None and value.size <= _MAX_ELEMENTS:
                 values[node.output[0]] = value
     return dims, values
 
@@ -177,8 +177,10 @@ def _shape_of(node: onnx.NodeProto, dims: tuple[int, ...]) -> NDArray[np.int64]:
     return np.array(dims[bounds.get("start", 0) : bounds.get("end", len(dims))], np.int64)
 
 
-def _run(node: onnx.NodeProto, values: Values, model: onnx.ModelProto) -> NDArray[np.generic] | None:
-    """Return the output of one node on known inputs; None for one that is large or cannot be computed."""
+def evaluate_node(
+    node: onnx.NodeProto, values: Mapping[str, NDArray[np.generic]], model: onnx.ModelProto
+) -> NDArray[np.generic] | None:
+    """Return the first output of one node on known inputs; None for one that cannot be computed."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 
@@ -197,7 +199,7 @@ def _run(node: onnx.NodeProto, values: Values, model: onnx.ModelProto) -> NDArra
     # The evaluator has no error of its own: these are what its operators raise.
     except (RuntimeError, NotImplementedError, TypeError, ValueError, KeyError, IndexError, OverflowError):
         return None
-    return result if result.size <= _MAX_ELEMENTS and result.dtype != object else None
+    return result if result.dtype != object else None
 
 
 def _insert_constants(graph: onnx.GraphProto, own: Values, other: Values) -> None:

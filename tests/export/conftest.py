@@ -3,16 +3,19 @@
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import hedgerow_export
 from hedgerow_codecs import Layout, TensorSpec
-from hedgerow_export import make_template
+from hedgerow_export import make_template, write_atomically
 
 torch.set_num_threads(1)
 
@@ -109,6 +112,14 @@ BUILDERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "residual": (Residual, (1, 8, 8)),
     "gru": (Recurrent, (6, 3)),
 }
+_folder = Path()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _folder
+    _folder = Path(config.cache.mkdir("hedgerow-templates"))
+
+
 _made: dict[str, Exported] = {}
 
 
@@ -127,6 +138,20 @@ def _load_architectures() -> dict[str, tuple[Callable[[], nn.Module], tuple[int,
 ARCHITECTURES = _load_architectures()
 
 
+def _template(name: str, module: nn.Module, inputs: np.ndarray, layout: Layout) -> bytes:
+    """Return a module's template, out of pytest's cache where one was made by the very same sources."""
+    made_by = ("template", "tidying", "filling", "metadata", "model_proto", "seal")
+    sources = [Path(hedgerow_export.__file__).with_name(f"{stem}.py") for stem in made_by]
+    sources += [Path(__file__), Path(__file__).with_name("architectures.py")]
+    digest = blake2b(f"{name} {torch.__version__} {onnx.__version__}".encode(), digest_size=16)
+    for path in sources:
+        digest.update(path.read_bytes())
+    kept = _folder / f"{digest.hexdigest()}.onnx"
+    if not kept.is_file():
+        write_atomically(kept, make_template(module, inputs, layout=layout))
+    return kept.read_bytes()
+
+
 def _build(name: str) -> Exported:
     if name not in _made:
         torch.manual_seed(7)
@@ -134,7 +159,7 @@ def _build(name: str) -> Exported:
         module = builder().eval()
         inputs = np.random.default_rng(7).standard_normal((6, *shape)).astype(np.float32)
         layout = layout_of(module)
-        template = make_template(module, inputs, layout=layout)
+        template = _template(name, module, inputs, layout)
         _made[name] = Exported(module=module, layout=layout, inputs=inputs, template=template)
     return _made[name]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-from dataclasses import dataclass
+import contextlib
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,42 @@ from hedgerow.errors import UsageError
 from hedgerow.runs import open_finished_rounds
 from hedgerow_coordinator import CHECK_DATA, RunStore, ServerState, read_arrays, read_test_data
 
+if TYPE_CHECKING:
+    from hedgerow_export import Product, Recipe, Sample
+
+# What the last export of a run has measured, for the run's report.
+EXPORT_FACTS = "export.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """What to export and how.
+
+    Attributes
+    ----------
+    round : int or None
+        A round whose state the run still keeps; None is the newest.
+    recipe : hedgerow_export.Recipe or None
+        None is float, with empty channels taken out, and nothing timed.
+    calibration : Path or None
+        ``.npz`` with `inputs` that the ranges of int8 are taken from; None takes the checking inputs.
+    facts : dict[str, str]
+        Entries for the model: labels, input, licence.
+    """
+
+    round: int | None = None
+    recipe: Recipe | None = None
+    calibration: Path | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportFacts:
-    """What an export wrote, and how it was checked; sizes in bytes."""
+    """What an export wrote, and how it was checked; sizes in bytes.
+
+    `max_abs_error` and `top1_agreement` are those of the pruned model before it was made smaller, against its
+    reference; `product` compares the smaller one with it.
+    """
 
     round: int
     density: float
@@ -27,6 +60,21 @@ class ExportFacts:
     top1_agreement: float | None
     num_samples: int
     reference: str
+    metric: str
+    product: Product = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it but the model's bytes, as JSON values."""
+        own = {name: getattr(self, name) for name in self.__slots__ if name != "product"}
+        told = {
+            "dense": asdict(self.product.dense),
+            "exported": asdict(self.product.made),
+            "agreement": asdict(self.product.agreement),
+            "quantized_layers": self.product.quantized_layers,
+            "float_layers": list(self.product.spared),
+            "sparse_tensors": self.product.sparse_tensors,
+        }
+        return own | told
 
 
 def export_run(
@@ -35,8 +83,9 @@ def export_run(
     output: Path,
     data: Path | None = None,
     reference: NDArray[np.generic] | None = None,
+    request: ExportRequest | None = None,
 ) -> ExportFacts:
-    """Write the newest committed version of a run as ONNX.
+    """Write a committed version of a run as ONNX.
 
     Parameters
     ----------
@@ -45,10 +94,13 @@ def export_run(
     output
         The file; replaced only by a model that agrees with the reference.
     data
-        ``.npz`` with `inputs`; None takes those of the plan's test data that the run keeps, where it does.
+        ``.npz`` with `inputs` (and `targets`); None takes the plan's test data that the run keeps, where it
+        does.
     reference
         What the model should answer for these inputs, such as torch's outputs; None computes it by
         ``onnx.reference``.
+    request
+        What to make; None is the newest round in float.
 
     Raises
     ------
@@ -57,32 +109,39 @@ def export_run(
     hedgerow.errors.UsageError
         When the run has no committed round, or the data no inputs.
     """
-    from hedgerow_export import export_model, read_model
+    from hedgerow_export import Recipe, fill_checked, make_product, write_atomically
 
+    wanted = request or ExportRequest()
     with open_finished_rounds(run) as store:
-        round_number, state = committed(store)
-        verification = export_model(
-            store.template_bytes(),
-            state.weights,
-            state.mask,
-            path=output,
-            metadata=_metadata(store, round_number),
-            inputs=read_inputs(store, data),
-            reference=reference,
-        )
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(output.name, read_model(output))
-    return ExportFacts(
+        round_number, state = _version(store, wanted.round)
+        sample = _sample(store, data, wanted.calibration)
+        template, metric = store.template_bytes(), store.plan.evaluate.metric
+        metadata = _metadata(store, round_number) | wanted.facts
+    dense, verification = fill_checked(
+        template,
+        state.weights,
+        state.mask,
+        metadata=metadata,
+        inputs=None if sample is None else sample.inputs,
+        reference=reference,
+    )
+    product = make_product(dense, sample or _made_up(dense), wanted.recipe or Recipe())
+    write_atomically(output, product.model)
+    facts = ExportFacts(
         round=round_number,
         density=state.mask.density,
-        onnx_bytes=verification.onnx_bytes,
-        zip_bytes=len(packed.getvalue()),
+        onnx_bytes=product.made.file_bytes,
+        zip_bytes=product.made.zip_bytes,
         max_abs_error=verification.max_abs_error,
         top1_agreement=verification.top1_agreement,
         num_samples=verification.num_samples,
         reference="the reference outputs" if verification.reference == "given" else verification.reference,
+        metric=metric,
+        product=product,
     )
+    with contextlib.suppress(OSError):  # the report does without, where the run may only be read
+        (run / EXPORT_FACTS).write_text(json.dumps(facts.to_json(), indent=2) + "\n")
+    return facts
 
 
 def committed(store: RunStore) -> tuple[int, ServerState]:
@@ -99,15 +158,54 @@ def committed(store: RunStore) -> tuple[int, ServerState]:
     return latest
 
 
-def read_inputs(store: RunStore, data: Path | None) -> NDArray[np.generic] | None:
-    """Return the inputs to check with: from `data`, else those that the run keeps, else None."""
-    if data is None:
-        path = store.directory / CHECK_DATA
-        return read_test_data(path)[0] if path.is_file() else None
+def read_inputs(path: Path, option: str) -> NDArray[np.generic]:
+    """Return `inputs` of an ``.npz`` file that an option names.
+
+    Raises
+    ------
+    hedgerow.errors.UsageError
+    """
     try:
-        return read_arrays(data, "inputs")[0]
+        return read_arrays(path, "inputs")[0]
     except ValueError as error:
-        raise UsageError(f"--data: {error}") from error
+        raise UsageError(f"{option}: {error}") from error
+
+
+def _version(store: RunStore, round_number: int | None) -> tuple[int, ServerState]:
+    newest = committed(store)
+    if round_number is None or round_number == newest[0]:
+        return newest
+    state = store.state_of(round_number) if round_number > 0 else None
+    if state is None:
+        kept = ", ".join(str(number) for number in store.kept_rounds() if number > 0)
+        raise UsageError(f"--round {round_number}: the run keeps the rounds {kept}")
+    return round_number, state
+
+
+def _sample(store: RunStore, data: Path | None, calibration: Path | None) -> Sample | None:
+    """Return what to check with: from `data`, else what the run keeps, else None."""
+    from hedgerow_export import Sample, find_metric
+
+    ranges = None if calibration is None else read_inputs(calibration, "--calibration")
+    metric = find_metric(store.plan.evaluate.metric)
+    if data is not None:
+        inputs = read_inputs(data, "--data")
+        try:
+            targets = read_arrays(data, "targets")[0]
+        except ValueError:  # inputs alone will do
+            return Sample(inputs=inputs, calibration=ranges)
+        return Sample(inputs=inputs, targets=targets, metric=metric, calibration=ranges)
+    path = store.directory / CHECK_DATA
+    if not path.is_file():
+        return None if ranges is None else Sample(inputs=ranges)
+    inputs, targets = read_test_data(path)
+    return Sample(inputs=inputs, targets=targets, metric=metric, calibration=ranges)
+
+
+def _made_up(model: bytes) -> Sample:
+    from hedgerow_export import Runner, Sample, sample_inputs
+
+    return Sample(inputs=sample_inputs(Runner(model), rows=16), real=False)
 
 
 def _metadata(store: RunStore, round_number: int) -> dict[str, str]:
