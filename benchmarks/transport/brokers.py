@@ -32,7 +32,7 @@ def scratch() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def broker_for(folder: Path, *, plain: bool = False) -> Iterator[tuple[Broker, int]]:
-    """Run Mosquitto as Hedgerow configures it, or with room for messages of any size; give it and its port."""
+    """Run Mosquitto as Hedgerow does, or with room for messages of any size; give it and its port."""
     if plain:
         with socket.create_server((LOOPBACK, 0)) as free:
             port = free.getsockname()[1]

@@ -18,8 +18,11 @@ from hedgerow_transport import (
 )
 
 # How long the way may be silent before missing chunks are asked for, and how far the pause grows.
-FIRST_PAUSE_S = 0.3
+FIRST_PAUSE_S = 0.6
 LONGEST_PAUSE_S = 30.0
+# The same once the way is known: where chunks come seldom a silence is longer, in parts of their usual gap.
+SHORTEST_PAUSE_S = 0.3
+SILENT_SHARE = 0.25
 # While bytes come in, chunks may be among them, and on a slow link one takes long. But not for ever.
 LONGEST_PATIENCE_S = 120.0
 BLOBS_ASKED_AT_ONCE = 4
@@ -82,7 +85,9 @@ class Fetch:
         self._pulling = False
         self._heard_at = heard_at
         self._ask_by = math.inf
-        self._knows_way: bool = earlier is not None and earlier._knows_way
+        # Between the last chunks; 0 as long as none has come.
+        self._gap_s: float = 0.0 if earlier is None else earlier._gap_s
+        self._moved_at = 0.0
         begun = {} if earlier is None else earlier._assemblers
         self._assemblers: dict[bytes, BlobAssembler] = {}
         for ref in refs:
@@ -110,7 +115,8 @@ class Fetch:
         """Begin to wait for chunks, on a link that is new: what was under way is lost."""
         self._asked.clear()
         self._pulling = False
-        self._pause_s = FIRST_PAUSE_S
+        self._moved_at = now
+        self._pause_s = self._quiet_s
         self._wait(now)
 
     def add(self, digest: bytes, index: int, data: bytes, *, now: float) -> bool:
@@ -164,10 +170,11 @@ class Fetch:
 
     def _note(self, chunk: Chunk, *, now: float) -> None:
         """Learn from a chunk's arrival how fast the way is, and ask for more when little is under way."""
-        self._knows_way = True
+        self._gap_s = max(now - self._moved_at, self._gap_s / 2, 1e-3)
+        self._moved_at = now
         pull_at = self._ask_at if self._pulling else None
         if chunk[0] not in self._failed:
-            self._pause_s = FIRST_PAUSE_S
+            self._pause_s = self._quiet_s
         self._wait(now)
         asked_at = self._asked.pop(chunk, None)
         if asked_at is None:
@@ -184,7 +191,7 @@ class Fetch:
             self._pulling, self._ask_at = True, now + PULL_PAUSE_S * (0.5 + self._jitter())
 
     def _wanted(self) -> list[Chunk]:
-        room = self._window.num_bytes - self._num_asked if self._knows_way else PROBE_BYTES
+        room = self._window.num_bytes - self._num_asked if self._gap_s else PROBE_BYTES
         wanted: list[Chunk] = []
         incomplete = [d for d, assembler in self._assemblers.items() if not assembler.complete]
         for digest in incomplete[:BLOBS_ASKED_AT_ONCE]:
@@ -209,6 +216,12 @@ class Fetch:
         bits = bitmap.from_indices(missing, size=self._assemblers[digest].num_chunks)
         need = Need(digest=digest, bitmap=bits)
         return Publication(topic=self._topics.need, payload=need.encode(), qos=1)
+
+    @property
+    def _quiet_s(self) -> float:
+        if not self._gap_s:
+            return FIRST_PAUSE_S
+        return min(max(SHORTEST_PAUSE_S, SILENT_SHARE * self._gap_s), LONGEST_PAUSE_S)
 
     def _wait(self, now: float) -> None:
         self._ask_at = now + self._pause_s * (1.0 + self._jitter())
