@@ -1,0 +1,1 @@
+"""What pruning and quantisation do to the size and speed of exported models."""
