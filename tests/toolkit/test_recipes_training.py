@@ -1,0 +1,165 @@
+"""Every recipe trains a real network to the end, with real scores and proposals of the devices."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hedgerow.simulation import Simulation
+from hedgerow_codecs import Mask
+from hedgerow_coordinator import Coordinator, RunStore, parse_plan, plan_template
+from hedgerow_coordinator.pruning import RECIPES, with_settings
+from hedgerow_edge_client import TrainRequest, TrainResult
+from hedgerow_edge_client.parameters import module_layout, write_parameters
+from hedgerow_edge_client.task import load_task
+from hedgerow_edge_client.training import train
+from hedgerow_export import make_template
+
+ROUNDS = 12
+CLIENTS = ("a", "b", "c", "d")
+TASK = """
+import numpy as np
+from torch import nn
+
+def build_model():
+    return nn.Sequential(nn.Linear(12, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 3))
+
+def load_data(folder, client):
+    inputs = np.random.default_rng(ord(client)).normal(size=(160, 12)).astype(np.float32)
+    return inputs, inputs[:, :3].argmax(1)
+
+def loss(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets)
+"""
+
+
+class Trainers:
+    """Train in this process: one module, and the data of each client."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_text(TASK)
+        self.task = load_task(path)
+        torch.manual_seed(0)
+        self.module = self.task.model()
+        self.layout = module_layout(self.module)
+        self.template = make_template(self.module, torch.randn(3, 12), layout=self.layout)
+        self.asked: dict[int, str] = {}
+
+    def train(self, requests: Sequence[tuple[str, TrainRequest]]) -> list[TrainResult | str]:
+        for _, request in requests:
+            if request.question is not None:
+                self.asked[request.round] = request.question.kind
+        return [
+            train(self.module, self.task.samples(None, client=name), request, task=self.task)
+            for name, request in requests
+        ]
+
+    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float]:
+        """Return accuracy and loss on 1,000 samples that no client has."""
+        inputs = np.random.default_rng(7).normal(size=(1000, 12)).astype(np.float32)
+        targets = torch.from_numpy(inputs[:, :3].argmax(1))
+        write_parameters(self.module, self.layout, weights)
+        with torch.no_grad():
+            outputs = self.module(torch.from_numpy(inputs))
+        return float((outputs.argmax(1) == targets).float().mean()), float(self.task.loss(outputs, targets))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    accuracy: float
+    mask: Mask
+    densities: tuple[float, ...]
+    updates: tuple[int, ...]
+    traffic: dict[tuple[str, str], int]
+    asked: dict[int, str]
+    events: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    folder = tmp_path_factory.mktemp("recipes")
+
+    @cache
+    def outcome(recipe: str) -> Outcome:
+        trainers = Trainers(folder / "task.py")
+        text = with_settings(
+            plan_template(name="t", rounds=ROUNDS, min_clients=4, density=0.3),
+            RECIPES[recipe].settings(ROUNDS),
+        )
+        text = with_settings(text, {"training": {"learning_rate": 0.2, "batch_size": 16, "epochs": 2}})
+        plan = parse_plan(text.encode())
+        with RunStore.create(
+            folder / recipe, plan_bytes=plan.source, template_bytes=trainers.template, run_id="t"
+        ) as store:
+            simulation = Simulation(
+                lambda read_traffic: Coordinator(
+                    plan,
+                    layout=trainers.layout,
+                    store=store,
+                    first_weights=lambda: None,
+                    evaluate=trainers.evaluate,
+                    read_traffic=read_traffic,
+                ),
+                clients=CLIENTS,
+                layout=trainers.layout,
+                namespace="default",
+                trainers=trainers,
+            )
+            simulation.run()
+            assert simulation.coordinator.failure is None
+            rounds = [record for record in store.rounds() if record.round > 0]
+            accuracy = rounds[-1].accuracy
+            assert accuracy is not None
+            return Outcome(
+                accuracy=accuracy,
+                mask=simulation.coordinator.state.mask,
+                densities=tuple(record.density for record in rounds),
+                updates=tuple(record.updates for record in rounds),
+                traffic=store.traffic(),
+                asked=trainers.asked,
+                events=tuple(event.kind for event in store.events()),
+            )
+
+    return outcome
+
+
+# Chance is 0.33. Measured: 0.92 (stc) to 0.98, fedavg 0.96.
+LEAST = 0.87
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_it_learns(run, recipe: str) -> None:  # type: ignore[no-untyped-def]
+    found = run(recipe)
+    assert found.accuracy > LEAST
+    assert "pruning skipped" not in found.events
+
+
+def test_densities(run) -> None:  # type: ignore[no-untyped-def]
+    for recipe in ("random", "feddst", "synflow"):
+        assert set(run(recipe).densities) == {run(recipe).mask.density}, recipe
+        assert run(recipe).mask.density == pytest.approx(0.3, abs=0.001), recipe
+    for recipe in ("snip", "grasp"):
+        assert run(recipe).densities[0] == 1, recipe
+        assert set(run(recipe).densities[1:]) == {run(recipe).mask.density}, recipe
+    assert set(run("fedavg").densities) == set(run("stc").densities) == {1.0}
+    assert 0.1 < run("prunefl").mask.density < 1
+
+
+def test_what_is_asked_and_what_it_costs(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("snip").asked == {1: "snip"}
+    assert run("grasp").asked == {1: "grasp"}
+    assert set(run("feddst").asked.values()) == {"gradient"}
+    assert run("feddst").traffic["frames", "votes"] > 0
+    assert run("snip").traffic["frames", "scores"] > 0
+    for recipe in ("hedgerow", "random", "synflow", "lottery", "seed-norm", "fedavg"):
+        assert run(recipe).asked == {}, recipe
+        assert not any(way == "frames" for way, _ in run(recipe).traffic), recipe
+
+
+def test_prunefl_begins_with_one_device(run) -> None:  # type: ignore[no-untyped-def]
+    assert run("prunefl").updates == (1, 1, 1, *[4] * 9)
