@@ -78,6 +78,7 @@ def training_of(
         weights=np.where(mask.live, replica.weights, np.float32(0)),
         live=mask.live,
         question=Question.read(plan.pruning.get("question", {})),
+        power=_power(plan),
     )
 
 
@@ -142,6 +143,13 @@ def update_of(
         metrics=metrics,
         train_s=result.seconds,
     )
+
+
+def _power(plan: RoundPlan) -> float:
+    power = plan.pruning.get("power", 1.0)
+    if not isinstance(power, (int, float)) or isinstance(power, bool):
+        raise ValueError(f"power is {power!r} in the plan, not a number")
+    return float(power)
 
 
 def _answer(result: TrainResult, *, mask: Mask, shared: Mask, plan: RoundPlan) -> bytes:

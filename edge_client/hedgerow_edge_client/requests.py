@@ -43,6 +43,8 @@ class TrainRequest:
         Boolean vector ``(num_parameters,)``; dead entries are 0 all along, unless a proposal grows them.
     question
         What is asked besides; None for nothing.
+    power
+        Powerpropagation's alpha (Schwarz 2021), at least 1; 1 is plain descent.
 
     Raises
     ------
@@ -62,6 +64,7 @@ class TrainRequest:
     weights: NDArray[np.float32]
     live: NDArray[np.bool_]
     question: Question | None = None
+    power: float = 1.0
 
     def __post_init__(self) -> None:
         if self.round < 0:
@@ -79,6 +82,8 @@ class TrainRequest:
         for name in ("weight_decay", "proximal_mu", "max_seconds"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 1 <= self.power <= 8:
+            raise ValueError(f"power must be from 1 to 8, got {self.power}")
         _check_vector(self.weights, "weights", np.float32)
         _check_vector(self.live, "live", np.bool_)
         if self.weights.shape != self.live.shape:

@@ -41,7 +41,9 @@ def train(
     The same request on the same samples gives the same bits, whatever ran before in this process, if the
     module's counters are what they were. Dead weights stay 0. Each step is ``v = momentum v + g +
     weight_decay w + mu (w - w0)`` and ``w = w - learning_rate v``, with ``v = 0`` at first, as in
-    `torch.optim.SGD`; mu is FedProx's (Li 2020, eq. 2).
+    `torch.optim.SGD`; mu is FedProx's (Li 2020, eq. 2). With a `power` a above 1 the weights of linear and
+    convolution layers are ``w = u |u|^(a - 1)``, and the step is one of u (Schwarz 2021, eq. 1): what is
+    large moves more, and what is near zero stays there.
 
     Parameters
     ----------
@@ -228,6 +230,7 @@ class _Slot:
     weight: nn.Parameter
     dead: torch.Tensor | None
     anchor: torch.Tensor | None
+    power: float = 1.0
     velocity: torch.Tensor | None = None
 
 
@@ -252,7 +255,8 @@ class _Descent:
             if request.proximal_mu:
                 held = np.where(live[part], first_weights[part], np.float32(0))
                 anchor = torch.from_numpy(held).reshape(spec.shape)
-            self._slots.append(_Slot(weight, dead, anchor))
+            power = request.power if spec.kind in ("conv", "linear") else 1.0
+            self._slots.append(_Slot(weight, dead, anchor, power=power))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -269,6 +273,9 @@ class _Descent:
                 gradient = gradient.add(weight, alpha=request.weight_decay)
             if slot.anchor is not None:
                 gradient = gradient.add(weight - slot.anchor, alpha=request.proximal_mu)
+            if slot.power != 1.0:
+                # From the gradient of w to that of u, whose magnitude is |w|^(1/a).
+                gradient = gradient.mul(slot.power * weight.abs().pow(1.0 - 1.0 / slot.power))
             if slot.dead is not None:
                 # Not a product with 0, which would leave a NaN what it is.
                 gradient = gradient.masked_fill(slot.dead, 0.0)
@@ -278,7 +285,12 @@ class _Descent:
                 else:
                     slot.velocity.mul_(request.momentum).add_(gradient)
                 gradient = slot.velocity
-            weight.add_(gradient, alpha=-request.learning_rate)
+            if slot.power == 1.0:
+                weight.add_(gradient, alpha=-request.learning_rate)
+                continue
+            root = weight.sign().mul_(weight.abs().pow(1.0 / slot.power))
+            root.add_(gradient, alpha=-request.learning_rate)
+            weight.copy_(root.sign().mul_(root.abs().pow(slot.power)))
 
 
 def _seed_everything(seed: int) -> None:

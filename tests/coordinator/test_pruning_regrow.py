@@ -189,6 +189,15 @@ def test_scores_are_asked_for_before_a_change() -> None:
     assert not any(PruningPolicy(regrow=0.1).question_at(number) for number in range(1, 20))
 
 
+def test_devices_are_told_no_more_than_they_need() -> None:
+    assert PruningPolicy().told({}) == {}
+    assert PruningPolicy(policy="none", power=2.0).told({}) == {}
+    assert PruningPolicy(power=2.0).told({}) == {"power": 2.0}
+    tiered = PruningPolicy(policy="tiered", tiers={"zero-*": 0.5}, protect=("b.weight",))
+    assert tiered.told({}) == {"tiers": {"zero-*": 0.5}, "protect": ["b.weight"]}
+    assert vote().told({"kind": "gradient"}) == {"question": {"kind": "gradient"}}
+
+
 def literal_prunefl(scores: np.ndarray, known: Evidence, policy: PruningPolicy) -> list[int]:
     """Algorithm 1 of the paper, one weight at a time."""
     spec, live = known.mask.layout, known.mask.live

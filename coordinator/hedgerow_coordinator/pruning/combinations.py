@@ -39,6 +39,11 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             "must be 1 with the policy soft, the budget threshold and the schedule adaptive",
         ),
         (
+            policy.power > 1 and policy.regrow > 0,
+            "power",
+            "must be 1 when regrow is not 0: grown weights start at zero, where powerpropagation holds them",
+        ),
+        (
             policy.regrow > 0 and policy.density == 1,
             "regrow",
             "must be 0 when density is 1: there is nothing to grow into",

@@ -61,6 +61,8 @@ class PruningPolicy:
         `start_round`; it falls along half a cosine to 0 at `end_round`. 0: what is pruned does not come back.
     grow : str
         Name of the score by which pruned weights come back.
+    power : float
+        Powerpropagation's alpha (Schwarz 2021) on the devices, from 1 to 8; 1 is plain training.
     rewind : bool
         Whether all weights go back to their first values when the mask changes.
     score_batches : int
@@ -104,6 +106,7 @@ class PruningPolicy:
     threshold: float = 0.0
     regrow: float = 0.0
     grow: str = "update"
+    power: float = 1.0
     rewind: bool = False
     score_batches: int = 1
     score_codec: Mapping[str, object] = field(default_factory=_deadzone)
@@ -131,6 +134,7 @@ class PruningPolicy:
         check_choice("channel_score", self.channel_score, CHANNEL_SCORES)
         check_range("threshold", self.threshold, least=0)
         check_range("regrow", self.regrow, least=0, below=1)
+        check_range("power", self.power, least=1, most=8)
         check_range("score_batches", self.score_batches, least=1, most=10_000)
         check_range("vote_at", self.vote_at, above=0, most=1)
         check_range("vote_threshold", self.vote_threshold, least=0, most=1)
@@ -258,8 +262,10 @@ class PruningPolicy:
         }
 
     def told(self, question: Mapping[str, object]) -> dict[str, object]:
-        """Return what a round's plan tells the devices: the question, if there is one, and the tiers."""
+        """Return what a round's plan tells the devices: the question, the power and the tiers, where set."""
         told: dict[str, object] = {"question": dict(question)} if question else {}
+        if self.power > 1 and self.policy != "none":
+            told["power"] = self.power
         if self.policy == "tiered":
             told |= {"tiers": dict(self.tiers), "protect": list(self.protect)}
         return told
