@@ -104,9 +104,9 @@ def take_part(
 ) -> Leave | None:
     """Follow a run to its end, as ``hedgerow client --once --wait`` does."""
     folder.mkdir(parents=True, exist_ok=True)
-    task = folder / "task.py"
-    if not task.exists():
-        task.write_text(TASK)
+    # One for each: another process may be reading its own just now.
+    task = folder / f"{name}_task.py"
+    task.write_text(TASK)
     settings = ClientSettings(
         task=task,
         broker=broker,

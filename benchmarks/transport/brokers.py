@@ -23,9 +23,9 @@ PLAIN_PACKET_BYTES = 200 << 20
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
+def scratch(place: Path | None = None) -> Iterator[Path]:
     """Give a folder that Mosquitto's own user can enter."""
-    with tempfile.TemporaryDirectory(prefix="hedgerow-benchmark-") as name:
+    with tempfile.TemporaryDirectory(prefix="hedgerow-benchmark-", dir=place) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 

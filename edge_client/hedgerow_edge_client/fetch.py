@@ -20,8 +20,7 @@ from hedgerow_transport import (
 # How long the way may be silent before missing chunks are asked for, and how far the pause grows.
 FIRST_PAUSE_S = 0.6
 LONGEST_PAUSE_S = 30.0
-# The same once the way is known: where chunks come seldom a silence is longer, in parts of their usual gap.
-SHORTEST_PAUSE_S = 0.3
+# Where chunks come seldom a silence is longer, in parts of their usual gap.
 SILENT_SHARE = 0.25
 # While bytes come in, chunks may be among them, and on a slow link one takes long. But not for ever.
 LONGEST_PATIENCE_S = 120.0
@@ -219,9 +218,7 @@ class Fetch:
 
     @property
     def _quiet_s(self) -> float:
-        if not self._gap_s:
-            return FIRST_PAUSE_S
-        return min(max(SHORTEST_PAUSE_S, SILENT_SHARE * self._gap_s), LONGEST_PAUSE_S)
+        return min(max(FIRST_PAUSE_S, SILENT_SHARE * self._gap_s), LONGEST_PAUSE_S)
 
     def _wait(self, now: float) -> None:
         self._ask_at = now + self._pause_s * (1.0 + self._jitter())

@@ -11,7 +11,6 @@ from hedgerow_edge_client.fetch import (
     LONGEST_PAUSE_S,
     PROBE_BYTES,
     PULL_PAUSE_S,
-    SHORTEST_PAUSE_S,
     SILENT_SHARE,
     Fetch,
 )
@@ -70,14 +69,14 @@ def test_missing_chunks_are_asked_for_after_silence_with_growing_pauses():
     fetch.start(10.0)
     assert fetch.wake_at == 10.0 + 1.5 * FIRST_PAUSE_S
     give(fetch, DATA, 1, now=10.05)
-    assert fetch.tick(10.05 + 1.4 * SHORTEST_PAUSE_S) == []
+    assert fetch.tick(10.05 + 1.4 * FIRST_PAUSE_S) == []
     times = []
     for _ in range(12):
         times.append(fetch.wake_at)
         assert asked(fetch.tick(fetch.wake_at)) == [(blob_digest(DATA), [0, 2, 3])]
     pauses = [b - a for a, b in itertools.pairwise(times)]
-    assert times[0] == pytest.approx(10.05 + 1.5 * SHORTEST_PAUSE_S)
-    assert pauses[:3] == pytest.approx([1.5 * SHORTEST_PAUSE_S * factor for factor in (2, 4, 8)])
+    assert times[0] == pytest.approx(10.05 + 1.5 * FIRST_PAUSE_S)
+    assert pauses[:3] == pytest.approx([1.5 * FIRST_PAUSE_S * factor for factor in (2, 4, 8)])
     assert pauses[-1] == pytest.approx(1.5 * LONGEST_PAUSE_S)
 
 
@@ -103,7 +102,7 @@ def test_a_slow_link_is_given_time():
     # It has become faster: what is missing is soon noticed again.
     for index in range(1, 9):
         give(fetch, data, index, now=20.0 + index / 10)
-    assert fetch.wake_at == pytest.approx(20.8 + 1.5 * SHORTEST_PAUSE_S)
+    assert fetch.wake_at == pytest.approx(20.8 + 1.5 * FIRST_PAUSE_S)
 
 
 def test_chunks_for_somebody_else_do_not_put_off_a_request():
@@ -153,7 +152,7 @@ def test_after_a_lost_link_no_more_than_the_window_is_asked_for_again():
     for turn in range(3):
         under_way = pull(fetch, 1.0 + turn / 10, under_way)
     fetch.start(50.0)
-    assert fetch.wake_at == pytest.approx(50.0 + 1.5 * SHORTEST_PAUSE_S)
+    assert fetch.wake_at == pytest.approx(50.0 + 1.5 * FIRST_PAUSE_S)
     again = asked(fetch.tick(fetch.wake_at))[0][1]
     assert again[0] == under_way[0]
     assert len(again) * STEP <= LARGEST_WINDOW_BYTES
