@@ -1,6 +1,6 @@
 """Run an example: its plan, and the same rounds without pruning and in float32, in memory on this machine.
 
-    HEDGEROW_DATA=... python -m examples wisdm
+HEDGEROW_DATA=... python -m examples wisdm
 """
 
 import argparse
@@ -29,6 +29,8 @@ def run(name: str, *, rounds: int | None, workers: int) -> dict[str, dict[str, o
     tables = tomllib.loads((FOLDER / f"{name}.toml").read_text())
     if rounds:
         tables["run"]["rounds"] = rounds
+        for key in ("start_round", "end_round"):
+            tables["pruning"][key] = min(tables["pruning"][key], rounds)
     task, clients = FOLDER / f"{name}.py", int(tables["cohort"]["min_clients"])
     folders: dict[str, Path | None] = {f"client-{number}": None for number in range(clients)}
     results = {}
@@ -68,7 +70,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples", description=__doc__)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
-    parser.add_argument("--rounds", type=int, help="instead of the plan's")
+    parser.add_argument("--rounds", type=int, help="instead of the plan's; pruning ends with them")
     parser.add_argument("--workers", type=int, default=2, help="clients that train at a time")
     options = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""Heart beats in an electrocardiogram: five classes, a client is a recorded patient; tested on other patients."""
+"""Heart beats in an electrocardiogram: five classes, a client is a patient; tested on other patients."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class BeatNet(nn.Module):
-    """Convolutions over the 128 samples of a beat; the two distances to its neighbours join before the end."""
+    """Convolutions over the 128 samples of a beat; the distances to its neighbours join before the end."""
 
     def __init__(self):
         super().__init__()

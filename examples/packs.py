@@ -1,6 +1,5 @@
 """Where the examples' data is, and which part of it belongs to a client."""
 
-import json
 import os
 from pathlib import Path
 
@@ -43,8 +42,3 @@ def rows_of(client, owners, *, groups=1):
     if len(mine) == 0:
         raise ValueError(f"clients are client-0 to client-{len(everybody) // groups - 1}, not {client}")
     return np.flatnonzero(np.isin(owners, mine))
-
-
-def describe(name):
-    """Return what the pack says about itself: licence, source, classes."""
-    return json.loads(str(read_pack(name, "meta")[0]))

@@ -6,9 +6,7 @@ from torch import nn
 
 
 def build_model():
-    return nn.Sequential(
-        nn.Linear(91, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 18)
-    )
+    return nn.Sequential(nn.Linear(91, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 18))
 
 
 def scaled(features):

@@ -1,4 +1,4 @@
-"""Handwritten digits, a client is a writer: MNIST with the writers' numbers. The first 100 of 539 take part."""
+"""Handwritten digits, a client is a writer: MNIST with writers' numbers, the first 100 of 539."""
 
 import numpy as np
 from packs import read_pack, rows_of

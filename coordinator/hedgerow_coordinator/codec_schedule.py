@@ -13,7 +13,7 @@ def codec_config_at(config: Mapping[str, object], *, round: int, rounds: int) ->
     ----------
     config : Mapping[str, object]
         As in the plan: a setting is a value, or ``[first, last]``, two numbers above 0: the first one for
-        the first half of the rounds, the last one for the last three tenths; between them its logarithm moves
+        the first 60 % of the rounds, the last one for the last 30 %; between them its logarithm moves
         along half a cosine. A model learns most in its first rounds, whatever is left out, and owes little
         at the end.
     round : int
@@ -37,7 +37,7 @@ def _value_at(key: str, value: object, *, done: float) -> object:
     if len(value) != 2 or len(ends) != 2 or min(ends) <= 0:
         raise ValueError(f"{key} must be a value or two numbers above 0, [first round's, last round's]")
     first, last = ends
-    share = min(max(5 * done - 2.5, 0), 1)
+    share = min(max(10 * done - 6, 0), 1)
     # Both ends are met to the bit: a power would be off in its last place.
     if share in (0, 1):
         return last if share else first

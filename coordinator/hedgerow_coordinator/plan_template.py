@@ -45,7 +45,7 @@ residual_decay = 1.0         # share of what is owed that "residual" adds; 0.5 f
 [codec.uplink]               # how updates are coded on the way to the coordinator
 codec_id = "deadzone"        # others: trellis, topk, ternary, randk, uniform, integer, fp16, float32
 # step = 2.0                 # in root mean squares of an update; larger sends fewer bytes; [8.0, 2.0] is
-#                            # 8 in the first half of the rounds, and 2 in the last three tenths
+#                            # 8 in the first 60 % of the rounds, 2 in the last 30 %
 # deadzone = 0.6             # half-width of what becomes zero, in steps
 # tradeoff = 0.18            # leaves codes out where a bit is worth more than their error; 0 keeps all
 
