@@ -98,7 +98,9 @@ def run_schedule(kills: tuple[Kill, ...], *, folder: Path, timeout_s: float = 90
         transport={"chunk_bytes": 1024},
     )
     (folder / "plan.toml").write_text(plan.to_toml())
-    with _Federation(folder) as federation:
+    with Federation(folder) as federation:
+        for name in ("broker", "coordinator", *CLIENTS):
+            federation.start(name)
         killed = [federation.kill(kill) for kill in kills]
         federation.await_end(started + timeout_s)
     with RunStore.open(folder / "run", read_only=True) as store:
@@ -121,21 +123,24 @@ def run_schedule(kills: tuple[Kill, ...], *, folder: Path, timeout_s: float = 90
 
 
 @dataclass(slots=True)
-class _Federation:
-    """The processes, by name; each can be started again with the same command."""
+class Federation:
+    """The broker and the processes, by name; each can be started again with the same command.
+
+    Parameters
+    ----------
+    folder : Path
+        With ``plan.toml``; logs, the run and the states of clients come there.
+    """
 
     folder: Path
     port: int = 0
     broker: Broker | None = None
     processes: dict[str, multiprocessing.process.BaseProcess] = field(default_factory=dict)
 
-    def __enter__(self) -> _Federation:
+    def __enter__(self) -> Federation:
         path = os.environ.get("PYTHONPATH", "")
         if str(ROOT) not in path.split(os.pathsep):
             os.environ["PYTHONPATH"] = os.pathsep.join(part for part in (str(ROOT), path) if part)
-        self.start("broker")
-        for name in ("coordinator", *CLIENTS):
-            self.start(name)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -146,6 +151,7 @@ class _Federation:
             self.broker.close()
 
     def start(self, name: str) -> None:
+        """Start ``broker``, ``coordinator`` or a client of this name."""
         if name == "broker":
             self.broker = start_broker(directory=self.folder / "broker", port=self.port, prefer="mosquitto")
             self.port = int(self.broker.url.rsplit(":", 1)[1])
@@ -179,6 +185,13 @@ class _Federation:
         return kill.victim
 
     def await_end(self, give_up_at: float) -> None:
+        """Wait for all processes to end by themselves, until a time by `time.monotonic`.
+
+        Raises
+        ------
+        EndlessError
+            When one has not ended by then, or with a failure.
+        """
         for name, process in self.processes.items():
             process.join(max(0.0, give_up_at - time.monotonic()))
             if process.exitcode is None:
@@ -186,8 +199,14 @@ class _Federation:
             if process.exitcode != 0:
                 raise EndlessError(f"{name} ended with code {process.exitcode}; {self.tail(name)}")
 
+    def said(self, name: str) -> str:
+        """Return all that a process has said."""
+        log = self.folder / f"{name}.log"
+        return log.read_text() if log.exists() else ""
+
     def tail(self, name: str) -> str:
-        return f"its last words: {(self.folder / f'{name}.log').read_text()[-600:]!r}"
+        """Return what it said last, for an error."""
+        return f"its last words: {self.said(name)[-600:]!r}"
 
 
 def _run(command: list[str], log: Path) -> None:
