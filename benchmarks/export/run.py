@@ -40,9 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cache", type=Path, default=Path.home() / ".cache" / "hedgerow" / "benchmarks-export"
     )
+    parser.add_argument("--resume", action="store_true", help="keep the models that --json FILE tells of")
     parser.add_argument("--document", type=Path, help="write a report's tables into this document, and end")
     parser.add_argument("--from", dest="report", type=Path, help="the report for --document")
     options = parser.parse_args(arguments)
+    if options.resume and options.json is None:
+        parser.error("--resume needs --json FILE")
     if options.document is not None:
         if options.report is None:
             parser.error("--document needs --from REPORT")
@@ -50,18 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = os.environ.get("HEDGEROW_DATA")
     torch.set_num_threads(1)
     images = load_images(Path(folder) if folder else None)
-    report = measured(options.cases, images, cache=options.cache, quick=options.quick)
+    known = json.loads(options.json.read_text()) if options.resume and options.json.is_file() else None
+    report = measured(options.cases, images, cache=options.cache, quick=options.quick, known=known)
     print(json.dumps(report["summary"], indent=2))
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 
-def measured(cases: Sequence[str], images: Images, *, cache: Path, quick: bool) -> dict[str, Any]:
-    """Measure all forms of the given models; return the report as JSON values."""
-    tables: dict[str, list[Row]] = {}
-    errors: dict[str, float] = {}
-    for name in cases:
+def measured(
+    cases: Sequence[str], images: Images, *, cache: Path, quick: bool, known: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Measure all forms of the given models but the known ones; return the report as JSON values."""
+    tables = {
+        name: [Row(**row) for row in rows] for name, rows in (known or {"models": {}})["models"].items()
+    }
+    errors: dict[str, float] = dict(known["shrink_errors"]) if known else {}
+    for name in (name for name in cases if name not in tables):
         case = CASES[name]
         trained = name == "resnet18"
         inputs = _inputs(case, images)
@@ -75,6 +83,7 @@ def measured(cases: Sequence[str], images: Images, *, cache: Path, quick: bool) 
         scores = half_scores(forms, images) if trained else {}
         tables[name] = [replace(row, accuracy=scores.get(row.name)) for row in rows]
         print(f"{case.title}\n{text_table(tables[name])}\n", flush=True)
+    tables = {name: tables[name] for name in CASES if name in tables}
     return {
         "summary": summary(tables, errors),
         "models": {name: [asdict(row) for row in rows] for name, rows in tables.items()},

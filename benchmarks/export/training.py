@@ -21,7 +21,7 @@ from hedgerow_export import (
     template_parameters,
 )
 
-DENSE_STEPS, HALF_STEPS, BATCH = 20, 200, 32
+DENSE_STEPS, HALF_STEPS, BATCH = 4, 120, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from hedgerow_export import (
 )
 
 SPARSITY = 0.8
-_WARM_UP, _SECONDS = 5, 4.0
+_WARM_UP, _SECONDS = 5, 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ def _times(models: list[bytes], row: NDArray[np.float32]) -> list[tuple[float, f
             runner(row)
             cpu, wall = time.thread_time() - cpu, time.perf_counter() - wall
             entries.append((1e3 * wall, 1e3 * cpu))
-        if len(taken[0]) >= 400:
+        if len(taken[0]) >= 300:
             break
     return [
         (float(np.median([wall for wall, _ in entries])), float(np.median([cpu for _, cpu in entries])))

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from hedgerow_export.channel_rules import trace
 from hedgerow_export.errors import VerificationError
-from hedgerow_export.groups import ChannelGroup, group_channels
+from hedgerow_export.groups import ChannelGroup, group_channels, open_graph
 from hedgerow_export.metadata import read_layout
-from hedgerow_export.model_proto import parse_model, serialize_model
+from hedgerow_export.model_proto import serialize_model
 from hedgerow_export.probing import values_inside
 from hedgerow_export.runner import Runner
 from hedgerow_export.static_shapes import attributes, fold_shapes, unused
@@ -62,7 +62,7 @@ def fold_constant_channels(model: bytes) -> bytes:
     ModelError
         The bytes are no model, or one that cannot be run.
     """
-    proto = fold_shapes(parse_model(model))
+    proto = fold_shapes(open_graph(model))
     tracer = trace(proto)
     weights = _weights(proto)
     groups = group_channels(tracer, read_layout(proto))

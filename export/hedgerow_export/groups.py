@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from hedgerow_codecs import Layout
 from hedgerow_export.channel_rules import trace
 from hedgerow_export.errors import ChannelError
+from hedgerow_export.filling import find_tensors
 from hedgerow_export.metadata import read_layout
 from hedgerow_export.model_proto import parse_model
 from hedgerow_export.static_shapes import fold_shapes
 from hedgerow_export.tracing import Role, Tracer
+from hedgerow_export.verification import check_form
 
 if TYPE_CHECKING:
     import onnx
@@ -192,8 +194,26 @@ def channel_groups(model: bytes | onnx.ModelProto) -> ChannelGroups:
     ModelError
         Bytes that are no model.
     """
-    proto = parse_model(model) if isinstance(model, bytes) else model
+    proto = open_graph(model) if isinstance(model, bytes) else model
     return group_channels(trace(fold_shapes(proto)), read_layout(proto))
+
+
+def open_graph(model: bytes) -> onnx.ModelProto:
+    """Parse a model and check its form, so that the rules meet well-formed nodes only.
+
+    Raises
+    ------
+    ModelError
+        The bytes are no model, or its graph breaks the rules of ONNX.
+    TemplateError
+        A tensor of its layout is missing.
+    """
+    proto = parse_model(model)
+    check_form(proto)
+    layout = read_layout(proto)
+    if layout is not None:
+        find_tensors(proto, layout)
+    return proto
 
 
 def group_channels(tracer: Tracer, layout: Layout | None) -> ChannelGroups:

@@ -176,7 +176,8 @@ def _product(tracer: Tracer, node: onnx.NodeProto) -> None:
 
 def _has_weight(tracer: Tracer, node: onnx.NodeProto) -> bool:
     name = node.input[1]
-    if name in tracer.views and all(axis is not None for axis in tracer.views[name].axes):
+    axes = tracer.views[name].axes if name in tracer.views else ()
+    if len(axes) >= 2 and all(axis is not None for axis in axes):
         return True
     freeze_all(tracer, node, f"{label(node)} has weights that are computed")
     return False

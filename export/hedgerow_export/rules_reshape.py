@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ def reshape(tracer: Tracer, node: onnx.NodeProto) -> None:
     held = tracer.channels.get(name)
     if held is None:
         return
-    if before is None or after is None or 0 in before:
+    if before is None or after is None or math.prod(before) != math.prod(after) or 0 in before:
         tracer.freeze(held.atoms, f"{label(node)} gives a shape that depends on more than the batch")
         return
     if node.op_type == "Reshape" and node.input[1] not in tracer.values:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hedgerow_codecs import Layout, TensorSpec
 from hedgerow_export.channel_rules import trace
 from hedgerow_export.errors import ChannelError
-from hedgerow_export.groups import ChannelGroups, Keep, channel_groups, group_channels
+from hedgerow_export.groups import ChannelGroups, Keep, channel_groups, group_channels, open_graph
 from hedgerow_export.metadata import read_layout, write_layout
 from hedgerow_export.model_proto import parse_model, serialize_model
 from hedgerow_export.resizing import Resizing, resize_node
@@ -46,7 +46,7 @@ def shrink_model(model: bytes, keep: Keep) -> bytes:
     ModelError
         The bytes are no model.
     """
-    folded = fold_shapes(parse_model(model))
+    folded = fold_shapes(open_graph(model))
     layout = read_layout(folded)
     tracer = trace(folded)
     groups = group_channels(tracer, layout)

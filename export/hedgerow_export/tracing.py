@@ -122,8 +122,12 @@ class Tracer:
     # Values
 
     def put(self, name: str, axis: int, atoms: Atoms) -> None:
-        """Set the channel axis of a value."""
-        self.channels[name] = Channels(axis=axis, atoms=atoms)
+        """Set the channel axis of a value; without a known shape its channels are frozen."""
+        dims = self.dims.get(name)
+        if dims is None or axis >= len(dims) or dims[axis] != len(atoms):
+            self.freeze(atoms, f"the shape of {name!r} is not known")
+        else:
+            self.channels[name] = Channels(axis=axis, atoms=atoms)
 
     def freeze_value(self, name: str, reason: str) -> None:
         """Freeze the channels of a value, or all axes of a weight."""

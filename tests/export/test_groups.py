@@ -161,7 +161,7 @@ def small(*nodes, domain=""):
         [helper.make_node("Conv", ["x", "w1"], ["a"]), *nodes, helper.make_node("Conv", ["b", "w2"], ["y"])],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 3, 5, 5])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 4)],
         weights,
     )
     opsets = [helper.make_opsetid("", 20)] + ([helper.make_opsetid(domain, 1)] if domain else [])

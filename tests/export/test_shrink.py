@@ -239,7 +239,7 @@ def test_an_unknown_operator_stays_as_it_is_while_others_shrink():
         ],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 5, 5])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * 4)],
         [
             *(
                 numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from hedgerow.exporting import ExportFacts
+from typing import TYPE_CHECKING
+
 from hedgerow.quantities import bytes_text
+
+if TYPE_CHECKING:
+    from hedgerow.exporting import ExportFacts
 
 
 def export_table(facts: ExportFacts) -> str:

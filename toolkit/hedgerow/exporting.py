@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # What the last export of a run has measured, for the run's report.
 EXPORT_FACTS = "export.json"
+_MAX_FACTS_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +110,7 @@ def export_run(
     hedgerow.errors.UsageError
         When the run has no committed round, or the data no inputs.
     """
+    from hedgerow.export_table import export_table
     from hedgerow_export import Recipe, fill_checked, make_product, write_atomically
 
     wanted = request or ExportRequest()
@@ -140,8 +142,22 @@ def export_run(
         product=product,
     )
     with contextlib.suppress(OSError):  # the report does without, where the run may only be read
-        (run / EXPORT_FACTS).write_text(json.dumps(facts.to_json(), indent=2) + "\n")
+        told = {**facts.to_json(), "table": export_table(facts)}
+        (run / EXPORT_FACTS).write_text(json.dumps(told, indent=2) + "\n")
     return facts
+
+
+def last_export(run: Path) -> str:
+    """Return the table of the last export of a run; empty where there is none that can be read."""
+    path = run / EXPORT_FACTS
+    try:
+        told = json.loads(path.read_text()) if path.stat().st_size <= _MAX_FACTS_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return ""
+    if not isinstance(told, dict):
+        return ""
+    number, table = told.get("round"), told.get("table")
+    return f"round {number}\n\n{table}" if isinstance(number, int) and isinstance(table, str) else ""
 
 
 def committed(store: RunStore) -> tuple[int, ServerState]:

@@ -39,7 +39,8 @@ def read_rows(path: Path, spec: InputSpec) -> NDArray[np.generic]:
         if path.suffix == ".npz":
             return read_arrays(path, "inputs")[0]
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            array: NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+            return array
     except OSError as error:
         raise UsageError(f"--input {path} cannot be read: {error.strerror or error}") from error
     except (ValueError, EOFError, MemoryError) as error:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from hedgerow.exporting import last_export
 from hedgerow_coordinator import (
     ClientSummary,
     EventRecord,
@@ -48,6 +49,8 @@ class RunFacts:
         The plan's file as it was given.
     unread : str
         Why no checkpoint could be read; else empty.
+    export : str
+        The table of the run's last export; empty where there was none.
     """
 
     run_id: str
@@ -64,6 +67,7 @@ class RunFacts:
     density: float | None = None
     plan: str = ""
     unread: str = ""
+    export: str = ""
 
     @property
     def committed(self) -> tuple[RoundRecord, ...]:
@@ -150,6 +154,7 @@ def collect_facts(store: RunStore) -> RunFacts:
         density=density,
         plan=store.plan.source.decode("utf-8-sig").strip(),
         unread=unread,
+        export=last_export(store.directory),
     )
 
 
