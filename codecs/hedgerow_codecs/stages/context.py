@@ -98,6 +98,8 @@ class ContextCoder:
         else:
             symbols, bases = symbols[told], classes[told] - np.uint8(1)
         large = magnitudes >= FIRST_BUCKETED
+        excess_bases = classes[signal.positions[large]] - np.uint8(1)
+        del classes, told  # a byte for each entry, while coding takes its most memory
         buckets, lows = bucket((magnitudes[large] - FIRST_BUCKETED) // self._stride)
 
         # What is read last is written first: it rides in the first states of lanes that are read before it.
@@ -113,7 +115,6 @@ class ContextCoder:
         parts.append(_write(symbols, bases, model=self._model(), lanes=lanes, cargo=cargo))
         if buckets.size >= _FEW_EXCESSES:
             alphabet = max(int(buckets.max()) + 1, 2)
-            excess_bases = classes[signal.positions[large]] - np.uint8(1)
             parts.append(bytes([alphabet]))
             parts.append(_write(buckets, excess_bases, model=excess_model(alphabet), cargo=cargo))
         return b"".join([*parts, cargo.rest()])

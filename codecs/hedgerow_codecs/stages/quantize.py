@@ -161,11 +161,17 @@ class DeadzoneQuantizer:
         classes = live_classes(fit_all_levels(positions, magnitudes, mask=mask), mask=mask)
         of_codes = classes[positions]
         first_bits, more_bits = code_bits(classes, of_codes, magnitudes)
-        sizes = np.abs(scaled)
-        worth = np.flatnonzero(sizes >= ((1 + self.tradeoff * first_bits) / 2).take(of_codes))
-        down = ((1 + self.tradeoff * more_bits) / 2).take(of_codes.take(worth))
-        magnitudes = np.maximum(np.floor(sizes.take(worth) + (1 - down)), 1)
-        return positions.take(worth), np.copysign(magnitudes, scaled.take(worth)).astype(np.int32)
+        borders, downs = (1 + self.tradeoff * first_bits) / 2, (1 + self.tradeoff * more_bits) / 2
+        kept, chosen = [positions[:0]], [codes[:0]]
+        for start in range(0, scaled.size, _BLOCK):  # in blocks: what is made on the way is 40 bytes a code
+            part = slice(start, start + _BLOCK)
+            some, sizes = scaled[part], np.abs(scaled[part])
+            worth = np.flatnonzero(sizes >= borders.take(of_codes[part]))
+            down = downs.take(of_codes[part].take(worth))
+            rounded = np.maximum(np.floor(sizes.take(worth) + (1 - down)), 1)
+            kept.append(positions[part].take(worth))
+            chosen.append(np.copysign(rounded, some.take(worth)).astype(np.int32))
+        return np.concatenate(kept), np.concatenate(chosen)
 
     def decode(self, signal: Signal) -> Signal:
         return read_steps(signal)

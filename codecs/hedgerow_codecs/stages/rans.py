@@ -29,6 +29,7 @@ from hedgerow_codecs.stages.wide import decode_wide, encode_wide
 MAX_STEPS = 1 << 14
 MAX_STEPS_ALONE = 1 << 17
 """Of a single lane, which takes less time for a step."""
+_BLOCK = 1 << 18
 
 
 def encode_symbols(
@@ -60,9 +61,7 @@ def encode_symbols(
     bases, model = compact(bases, model=model)
     steps, lanes = grid_shape(symbols.size, lanes)
     short = symbols.size - (lanes - 1) * steps  # the last lane's length
-    cells = _cells(
-        _by_lane(symbols, steps=steps, lanes=lanes), _by_lane(bases, steps=steps, lanes=lanes), model
-    )
+    cells = _cells(symbols, bases, model, shape=(lanes, steps))
     tables = _tables(cells, model=model, short=short)
     states = stowed.astype(np.uint32) | np.uint32(1 << 16)
     if lanes > 1:
@@ -121,13 +120,29 @@ def grid_shape(count: int, lanes: int) -> tuple[int, int]:
 
 def _by_lane(values: NDArray[np.uint8], *, steps: int, lanes: int) -> NDArray[np.uint8]:
     """Return lanes as rows, shape (lanes, steps), the last one padded with zeros."""
+    if values.size == steps * lanes:
+        return values.reshape(lanes, steps)
     padded = np.zeros(steps * lanes, np.uint8)
     padded[: values.size] = values
     return padded.reshape(lanes, steps)
 
 
-def _cells(symbols: NDArray[np.uint8], bases: NDArray[np.uint8], model: Model) -> NDArray[np.uint16]:
+def _cells(
+    symbols: NDArray[np.uint8], bases: NDArray[np.uint8], model: Model, *, shape: tuple[int, int]
+) -> NDArray[np.uint16]:
     """Return context times alphabet plus symbol, shape (lanes, steps)."""
+    lanes, steps = shape
+    cells = np.empty(shape, np.uint16)
+    at_once = max(_BLOCK // steps, 1)  # lanes know nothing of each other: what is made on the way stays small
+    for first in range(0, lanes, at_once):
+        width = min(at_once, lanes - first)
+        part = slice(first * steps, (first + width) * steps)
+        of_lanes = [_by_lane(values[part], steps=steps, lanes=width) for values in (symbols, bases)]
+        cells[first : first + width] = _cells_of_lanes(*of_lanes, model)
+    return cells
+
+
+def _cells_of_lanes(symbols: NDArray[np.uint8], bases: NDArray[np.uint8], model: Model) -> NDArray[np.uint16]:
     alphabet = np.uint8(model.alphabet)
     history = np.zeros_like(symbols)
     table = model.next_history.reshape(-1)

@@ -22,6 +22,7 @@ from hedgerow_codecs.stages.adaptive import (
 )
 
 _BLOCK = 64
+_ENCODED_AT_ONCE = 32  # steps: each takes 24 bytes for every lane
 _FREQUENCY_SHIFT = 20
 # A number to be combined with an array is an array itself: numpy takes it sooner than a scalar.
 _LOW = np.array([SCALE - 1], np.uint32)
@@ -57,8 +58,8 @@ def encode_wide(
     for begin, end, table in reversed(tables):
         starts = np.cumsum(table, axis=1) - table
         pairs = (table << PROBABILITY_BITS | starts).reshape(-1).astype(np.uint32)
-        for block in range(begin + (end - 1 - begin) // _BLOCK * _BLOCK, begin - 1, -_BLOCK):
-            until = min(block + _BLOCK, end)
+        for block in reversed(range(begin, end, _ENCODED_AT_ONCE)):
+            until = min(block + _ENCODED_AT_ONCE, end)
             for first, behind, width in reversed(stretches(block, until, short=short, lanes=lanes)):
                 chosen = cells[:width, first:behind].T.astype(np.intp, order="C")
                 c_rows = pairs.take(chosen, mode="wrap")
