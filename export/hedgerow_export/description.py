@@ -49,6 +49,8 @@ def describe_model(data: bytes, *, foreign: bool = False) -> dict[str, Any]:
         raise ModelError("This ONNX model was not made by Hedgerow: it carries no layout.")
     if layout is None:
         tensors = [_tensor(tensor) for tensor in model.graph.initializer if _is_float(tensor)]
+        tensors += [_quantized(tensor) for tensor in model.graph.initializer if _is_quantized(tensor)]
+        tensors += [_sparse(tensor) for tensor in model.graph.sparse_initializer]
     else:
         found = find_tensors(model, layout)
         kinds = {spec.name: {"kind": spec.kind, "prunable": spec.prunable} for spec in layout.tensors}
@@ -81,6 +83,29 @@ def _tensor(tensor: onnx.TensorProto) -> dict[str, Any]:
         values = np.array(tensor.float_data, np.float32)
     zeros = values.size - int(np.count_nonzero(values))
     return {"name": tensor.name, "shape": [int(size) for size in tensor.dims], "zeros": zeros}
+
+
+def _quantized(tensor: onnx.TensorProto) -> dict[str, Any]:
+    """Describe a weight of 8 bits, or bytes with two weights of 4 bits each."""
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(tensor)
+    zeros = int(values.size - np.count_nonzero(values))
+    kind = "int8" if values.dtype == np.int8 else "packed int4"
+    return {"name": tensor.name, "shape": list(values.shape), "kind": kind, "zeros": zeros}
+
+
+def _sparse(tensor: onnx.SparseTensorProto) -> dict[str, Any]:
+    shape = [int(size) for size in tensor.dims]
+    zeros = math.prod(shape) - math.prod(tensor.values.dims)
+    return {"name": tensor.values.name, "shape": shape, "kind": "sparse float32", "zeros": zeros}
+
+
+def _is_quantized(tensor: onnx.TensorProto) -> bool:
+    import onnx
+
+    kinds = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    return tensor.data_type in kinds and len(tensor.dims) > 1
 
 
 def _is_float(tensor: onnx.TensorProto) -> bool:

@@ -16,7 +16,16 @@ from hedgerow.main import main
 from hedgerow.report import collect_facts
 from hedgerow_codecs import Mask
 from hedgerow_coordinator import CHECK_DATA, RoundRecord, RunStore, ServerState
-from hedgerow_export import DeviceModel, ModelError, Runner, channel_groups, template_layout
+from hedgerow_export import (
+    DeviceModel,
+    ModelError,
+    Runner,
+    channel_groups,
+    describe_model,
+    fill_template,
+    make_sparse,
+    template_layout,
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +113,26 @@ def test_int8_with_facts_in_the_model(run_dir, tmp_path, capsys):
     assert json.loads(held["labels"]) == ["oak", "ash", "elm", "yew", "fir"]
     kinds = {t.data_type for t in onnx.load(model).graph.initializer if len(t.dims) > 1}
     assert kinds == {onnx.TensorProto.INT8}
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [(["--quantize", "int8", "--max-drop", "5"], "int8"), (["--sparse"], "sparse float32")],
+)
+def test_inspect_knows_what_came_out(build, tmp_path, capsys, run_dir, options, kind):
+    path = tmp_path / "model.onnx"
+    assert export(run_dir, "-o", path, *options) == ExitCode.DONE
+    if kind != "int8":  # the plain network has nothing that is worth storing sparsely
+        flat = build("plain").flat()
+        flat[np.arange(flat.size) % 10 != 0] = 0
+        model = fill_template(build("plain").template, flat, layout=build("plain").layout)
+        path.write_bytes(make_sparse(model)[0])
+    capsys.readouterr()
+    assert main(["inspect", str(path), "--json"]) == ExitCode.DONE
+    told = json.loads(capsys.readouterr().out)
+    assert "Hedgerow" in json.dumps(told)
+    found = describe_model(path.read_bytes(), foreign=True)
+    assert kind in {entry.get("kind") for entry in found["tensors"]}
 
 
 def test_an_older_round(run_dir, tmp_path, capsys):

@@ -115,8 +115,10 @@ def describe_onnx(data: bytes) -> Description:
         )
         for entry in found["tensors"]
     )
-    ours = "an ONNX model of Hedgerow" if found["layout"] is not None else "an ONNX model of another program"
-    return Description(what=ours, facts=tuple(facts), tensors=rows)
+    # A quantised or sparse export has no layout: other weights cannot be put in.
+    ours = found["layout"] is not None or found["producer"] == "hedgerow"
+    what = f"an ONNX model of {'Hedgerow' if ours else 'another program'}"
+    return Description(what=what, facts=tuple(facts), tensors=rows)
 
 
 def describe_npz(file: BinaryIO, *, num_bytes: int) -> Description:
