@@ -137,8 +137,11 @@ def _cells(
     for first in range(0, lanes, at_once):
         width = min(at_once, lanes - first)
         part = slice(first * steps, (first + width) * steps)
-        of_lanes = [_by_lane(values[part], steps=steps, lanes=width) for values in (symbols, bases)]
-        cells[first : first + width] = _cells_of_lanes(*of_lanes, model)
+        cells[first : first + width] = _cells_of_lanes(
+            _by_lane(symbols[part], steps=steps, lanes=width),
+            _by_lane(bases[part], steps=steps, lanes=width),
+            model,
+        )
     return cells
 
 
