@@ -1,7 +1,7 @@
 """Inputs for the fuzzer: sound ones to start from, and those worth keeping.
 
 ``corpus.py seeds frames|messages DIR`` writes one file for each sound frame or message, made by the code as
-it is. ``corpus.py unpack|pack|count TARGET DIR`` moves kept inputs between DIR and ``kept/TARGET.txt`` (one
+it is. ``corpus.py unpack|pack|count TARGET DIR`` moves other inputs between DIR and ``kept/TARGET.txt`` (one
 input a line, in hex), or says what becomes of the inputs in DIR.
 """
 
@@ -22,7 +22,8 @@ def main() -> None:
     what, target, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     kept = KEPT / f"{target}.txt"
     if what == "pack":
-        inputs = sorted({path.read_bytes() for path in folder.iterdir()}, key=lambda data: (len(data), data))
+        found = {path.read_bytes() for path in folder.iterdir()} - set(seeds(target))
+        inputs = sorted(found, key=lambda data: (len(data), data))
         kept.parent.mkdir(exist_ok=True)
         kept.write_text("".join(data.hex() + "\n" for data in inputs))
         print(f"{kept}: {len(inputs)} inputs, {kept.stat().st_size} bytes")
