@@ -222,6 +222,7 @@ class CoordinatorAgent:
             self._broker,
             client_id=self._client_id(),
             filters=(*topics.coordinator_filters(), topics.coordinator),
+            wants=lambda topic: coordinator.hears(topic, now=time.monotonic()),
             will=(
                 SignedWill(guard, topic=topics.coordinator, make=lambda: testament().payload)
                 if guard

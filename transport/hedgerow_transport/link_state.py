@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hedgerow_transport.broker_url import BrokerUrl
@@ -45,6 +46,7 @@ class LinkState:
     limits: LinkLimits
     outbox: Outbox
     filters: tuple[str, ...]
+    wants: Callable[[str], bool] = lambda _: True
     events: EventQueue = field(default_factory=EventQueue)
     traffic: Traffic = field(default_factory=Traffic)
     changed: threading.Condition = field(default_factory=threading.Condition)

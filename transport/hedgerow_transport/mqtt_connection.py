@@ -30,6 +30,8 @@ from hedgerow_transport.link import Will
 MAX_INCOMING_BYTES = 2 << 20
 # An old broker may wait for ever for the rest of a CONNECT that it does not understand.
 MAX_ATTEMPT_S = 3.0
+# paho reads one packet at a time, and to wait for each takes longer than to read it.
+READS_AT_ONCE = 64
 _VERSIONS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
 _CONNACK = 0x20
 _TLS_ALERT = 0x15
@@ -228,7 +230,11 @@ class MqttConnection:
     def service(self, *, readable: bool, writable: bool) -> None:
         """Read and write what the socket allows, and keep the connection alive; see `happened`."""
         if readable:
-            self._client.loop_read()
+            for _ in range(READS_AT_ONCE):
+                before = len(self.happened)
+                self._client.loop_read()
+                if len(self.happened) == before or self._lost:
+                    break
         while self.has_pending and not self._lost:
             self._client.loop_read()
         if writable and self.wants_write:

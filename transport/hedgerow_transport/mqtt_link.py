@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from hedgerow_transport.broker_url import BrokerUrl
 from hedgerow_transport.errors import BrokerError, BrokerUnreachable, LinkClosed, PacketTooLarge
@@ -29,6 +29,9 @@ class MqttLink:
         link's thread; it must not raise.
     limits : LinkLimits
         Bounds and times.
+    wants : callable, optional
+        Says by its topic whether a message is wanted; the others are dropped as they come in, so that a flood
+        does not fill the queue. It is called by the link's thread, and must be quick and not raise.
 
     Raises
     ------
@@ -53,6 +56,7 @@ class MqttLink:
         filters: Iterable[str] = (),
         will: Will | WillMaker | None = None,
         limits: LinkLimits | None = None,
+        wants: Callable[[str], bool] = lambda _: True,
     ) -> None:
         bounds = limits or LinkLimits()
         self._state = LinkState(
@@ -60,6 +64,7 @@ class MqttLink:
             client_id=client_id,
             make_will=will if callable(will) else lambda: will,
             limits=bounds,
+            wants=wants,
             outbox=Outbox(max_bytes=bounds.max_queued_bytes),
             filters=tuple(check_filter(wish) for wish in filters),
         )

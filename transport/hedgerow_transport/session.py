@@ -81,6 +81,8 @@ class Session:
 
     def _take(self, event: Arrived) -> None:
         self._state.traffic.count_received(event.topic, event.payload, qos=event.qos)
+        if not self._state.wants(event.topic):
+            return
         received = Received(event.topic, event.payload, event.retained)
         if self.up:
             self._state.events.put(received)
