@@ -11,6 +11,7 @@ from benchmarks.light.agents import lead, take_part
 from benchmarks.light.trainer import LightTrainer, light_layout
 
 from hedgerow_coordinator import load_plan
+from hedgerow_transport import Credentials
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
             run_dir=options.folder / "run",
             num_parameters=options.parameters,
             say=say,
+            credentials=_credentials(options.folder / "keys" / "coordinator"),
         )
         return 0 if outcome.finished else 1
     leave = take_part(
@@ -39,8 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
         folder=options.folder,
         trainer=LightTrainer(light_layout(options.parameters), train_s=options.train_s),
         say=say,
+        credentials=_credentials(options.folder / "keys" / "devices" / options.name),
     )
     return 0 if leave is not None and not leave.failed else 1
+
+
+def _credentials(folder: Path) -> Credentials | None:
+    """Return what `hedgerow keys` has made beside the plan; None leaves messages unsigned."""
+    return Credentials.load(folder) if folder.exists() else None
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from hedgerow_coordinator.plan import (
 )
 from hedgerow_coordinator.pruning import PruningPolicy
 from hedgerow_edge_client import ClientAgent, ClientSettings, Leave
+from hedgerow_transport import Credentials
 
 # Looked at, never run.
 TASK = """def build_model(): ...
@@ -79,6 +80,7 @@ def lead(
     num_parameters: int,
     say: Callable[[str], None] = print,
     stop: threading.Event | None = None,
+    credentials: Credentials | None = None,
 ) -> Outcome:
     """Lead a run, or go on with it, as ``hedgerow coordinator --wait`` does."""
     # The template is the weights themselves; an ONNX model would have to be made with torch.
@@ -87,7 +89,13 @@ def lead(
     with open_run(plan, directory=run_dir, template=template, run_id="light") as store:
         layout = light_layout(num_parameters)
         agent = CoordinatorAgent(
-            plan, broker=broker, store=store, layout=layout, say=say, wait_for_broker=True
+            plan,
+            broker=broker,
+            store=store,
+            layout=layout,
+            say=say,
+            wait_for_broker=True,
+            credentials=credentials,
         )
         return agent.run(stop or threading.Event())
 
@@ -101,6 +109,7 @@ def take_part(
     namespace: str = "default",
     say: Callable[[str], None] = print,
     stop: threading.Event | None = None,
+    credentials: Credentials | None = None,
 ) -> Leave | None:
     """Follow a run to its end, as ``hedgerow client --once --wait`` does."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +125,7 @@ def take_part(
         namespace=namespace,
         once=True,
         wait_for_broker=True,
+        credentials=credentials,
     )
     agent = ClientAgent(settings, say=say)
     agent._trainer = trainer  # type: ignore[assignment]

@@ -10,6 +10,7 @@ import re
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,8 +81,23 @@ def schedule_of(seed: int) -> tuple[Kill, ...]:
     )
 
 
-def run_schedule(kills: tuple[Kill, ...], *, folder: Path, timeout_s: float = 90.0) -> Ending:
-    """Run a federation through its kills to its end.
+def run_schedule(
+    kills: tuple[Kill, ...],
+    *,
+    folder: Path,
+    timeout_s: float = 90.0,
+    beside: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+) -> Ending:
+    """Run a federation through its kills to its end; it is signed where `folder` has ``keys``.
+
+    Parameters
+    ----------
+    kills : tuple of Kill
+    folder : Path
+        For all that is kept.
+    timeout_s : float
+    beside : callable
+        Given the broker's URL, returns what is entered while the federation runs.
 
     Raises
     ------
@@ -98,8 +114,11 @@ def run_schedule(kills: tuple[Kill, ...], *, folder: Path, timeout_s: float = 90
         transport={"chunk_bytes": 1024},
     )
     (folder / "plan.toml").write_text(plan.to_toml())
-    with Federation(folder) as federation:
-        for name in ("broker", "coordinator", *CLIENTS):
+    with contextlib.ExitStack() as stack:
+        federation = stack.enter_context(Federation(folder))
+        federation.start("broker")
+        stack.enter_context(beside(f"mqtt://127.0.0.1:{federation.port}"))
+        for name in ("coordinator", *CLIENTS):
             federation.start(name)
         killed = [federation.kill(kill) for kill in kills]
         federation.await_end(started + timeout_s)

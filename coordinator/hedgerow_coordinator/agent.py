@@ -376,7 +376,7 @@ class CoordinatorAgent:
             if event.fatal:
                 raise RivalError(f"the broker has put this coordinator off: {event.reason}")
         elif isinstance(event, Refused):
-            coordinator.refuse(event.refusal)
+            coordinator.refuse(event.refusal, topic=event.topic, now=time.monotonic())
         else:
             coordinator.handle(event.topic, event.payload, now=time.monotonic())
 

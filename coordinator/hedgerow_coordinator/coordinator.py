@@ -44,11 +44,12 @@ from hedgerow_transport import (
     Topics,
     decode_message,
     is_sealed,
-    parse_topic,
 )
 
 # A flood of garbage is counted, not printed line by line.
 MAX_GARBAGE_NOTICES = 20
+# How often what is retained is said again because a device has said its birth again.
+REPEAT_PAUSE_S = 30.0
 # A window of chunks that come after the round has closed is no reason to put a client off.
 NEEDLESS_CHUNK = 0.1
 
@@ -130,6 +131,7 @@ class Coordinator:
         self._session = store.next_session()
         self._garbage = 0
         self._refusals = Refusals()
+        self._repeated_at = float("-inf")
         self._quarantine = Quarantine()
         self._federation = Federation(
             plan=plan,
@@ -247,14 +249,13 @@ class Coordinator:
                     self._blame(topic, now)
         self.tick(now)
 
-    def hears(self, topic: str, *, now: float) -> bool:
-        """Return whether a message on a topic would be looked at; any thread may ask."""
-        parsed = parse_topic(topic)
-        client = None if parsed is None else parsed.client
-        return client is None or not self._quarantine.holds(client, now=now)
+    def refuse(self, refusal: MessageRefused, *, topic: str = "", now: float = 0.0) -> None:
+        """Note a message that its sender may not say; the first of a sender and cause is told.
 
-    def refuse(self, refusal: MessageRefused) -> None:
-        """Note a message that its sender may not say; the first of a sender and cause is told."""
+        One that stands where a device's birth should be, `topic` says so, has us ask that device for it.
+        """
+        if refusal.reason not in ("stranger", "revoked") and topic.startswith(self._federation.topics.births):
+            self._ask(refusal.sender, now=now)
         if refusal.reason == "revoked":
             # Whatever was its last word, nobody waits for it.
             self._federation.attendance.forget(refusal.sender)
@@ -314,9 +315,8 @@ class Coordinator:
             return
         if parsed.kind != "chunk":
             self._put_off(client, self._quarantine.note_words(client, now=now))
-        if parsed.kind in ("sync", "offer", "decline") and federation.attendance.must_ask(client, now=now):
-            topic = federation.topics.down(client)
-            federation.outbox.append(Publication(topic=topic, payload=Rebirth().encode()))
+        if parsed.kind in ("sync", "offer", "decline"):
+            self._ask(client, now=now)
         if parsed.kind == "presence":
             self._on_presence(client, payload, now)
         elif parsed.kind == "state":
@@ -332,6 +332,12 @@ class Coordinator:
         elif parsed.kind == "decline":
             phase.decline(client, decode_message(payload, Decline))
 
+    def _ask(self, client: str, *, now: float) -> None:
+        """Ask a client for its birth message, unless it is there as far as is known, or was just asked."""
+        if self._federation.attendance.must_ask(client, now=now):
+            topic = self._federation.topics.down(client)
+            self._federation.outbox.append(Publication(topic=topic, payload=Rebirth().encode()))
+
     def _on_presence(self, client: str, payload: bytes, now: float) -> None:
         federation = self._federation
         if not payload:
@@ -341,7 +347,12 @@ class Coordinator:
         if message.client != client:
             raise MessageError(f"{client} speaks as {message.client}")
         was_there = federation.attendance.is_online(client)
-        if federation.attendance.note(message, now=now):
+        changed = federation.attendance.note(message, now=now)
+        if was_there and message.online and not changed and now >= self._repeated_at + REPEAT_PAUSE_S:
+            # It was told something else in our place, or its link was lost: what is retained is said again.
+            self._repeated_at = now
+            self.connected()
+        if changed:
             if message.online or was_there:
                 federation.say(f"{client} is {'here' if message.online else 'gone'}")
             rest = message.profile.get("received_bytes")

@@ -319,7 +319,8 @@ class ClientAgent:
             return [Say(text=f"the link to the broker is down: {event.reason}; it comes back by itself")]
         if isinstance(event, Refused):
             first = self._refusals.note(event.refusal)
-            return [Say(text=f"refused: {event.refusal}", level="warning")] if first else []
+            sentence = [Say(text=f"refused: {event.refusal}", level="warning")] if first else []
+            return [*sentence, *self._repair(event, session)]
         from_coordinator = event.topic in (self._topics.manifest, self._topics.coordinator)
         if self._guard is None and from_coordinator and is_sealed(event.payload):
             reason = "the coordinator signs its messages: start this client with --credentials"
@@ -339,15 +340,31 @@ class ClientAgent:
             raise NameTaken(f"another client has the name '{self._name}': give each device its own --name")
         if session is None or verdict is Verdict.NOTHING:
             return []
-        # Not as often as somebody who sends such messages all the time would have it.
-        now = time.monotonic()
-        if now < self._heeded.get(verdict, float("-inf")) + NAMESAKE_PAUSE_S:
+        if self._is_too_soon(verdict):
             return []
-        self._heeded[verdict] = now
         if verdict is Verdict.SUSPECT:
             return [self._namesake.question()]
         birth = session.presence(online=True)
         return [birth if verdict is Verdict.BURIED else self._namesake.answer(birth)]
+
+    def _repair(self, event: Refused, session: ClientSession) -> list[Action]:
+        """Say our birth again where somebody has put another message over it, or over one of the coordinator.
+
+        Live messages of the coordinator that are refused do no harm. One that was waiting for us has taken
+        the place of the true one; a birth that comes again makes the coordinator say it again.
+        """
+        ours = event.topic == self._namesake.topic
+        if event.retained is ours or self._is_too_soon(Verdict.BURIED):
+            return []
+        return [session.presence(online=True)]
+
+    def _is_too_soon(self, verdict: Verdict) -> bool:
+        """Hold back, and note: not as often as somebody who sends such messages on and on would have it."""
+        now = time.monotonic()
+        if now < self._heeded.get(verdict, float("-inf")) + NAMESAKE_PAUSE_S:
+            return True
+        self._heeded[verdict] = now
+        return False
 
     def _on_trainer(self, session: ClientSession) -> list[Action]:
         trainer = self._trainer

@@ -77,3 +77,32 @@ def test_signed_messages_at_a_coordinator_without_credentials_are_one_sentence(m
         "refused: x signs its messages, and they cannot be read without credentials: "
         "start this coordinator with --credentials keys/coordinator"
     ]
+
+
+def test_a_birth_that_somebody_has_written_over_is_asked_for(make_plan, make_rig):
+    rig = make_rig(make_plan(rounds=1), clients="ab")
+    rig.start()
+    births = [rig.topics.presence(name) for name in ("x", "y", "a")]
+    rig.coordinator.refuse(refusal("x", "forged"), topic=births[0], now=0.0)
+    rig.coordinator.refuse(refusal("x", "forged"), topic=births[0], now=1.0)
+    # Not whom nobody knows, and not for what has nothing to do with births.
+    rig.coordinator.refuse(refusal("y", "stranger"), topic=births[1], now=1.0)
+    rig.coordinator.refuse(refusal("y", "forged"), topic=rig.topics.up("y", "offer"), now=1.0)
+    asked = [p.topic for p in rig.coordinator.take_publications() if p.payload == Rebirth().encode()]
+    assert asked == [rig.topics.down("x")]
+
+
+def test_a_birth_that_comes_again_has_what_is_retained_said_again(make_plan, make_rig):
+    rig = make_rig(make_plan(rounds=2))
+    rig.start()
+    rig.until_round(1)
+    rig.hub.connect("attacker").publish(rig.topics.manifest, b"\xc1 another one", retain=True)
+    assert rig.hub.retained(rig.topics.manifest) == b"\xc1 another one"
+    again = rig.session("a").presence(online=True)
+    sent = len(rig.sent)
+    rig.say(again.topic, again.payload)
+    rig.say(again.topic, again.payload)
+    rig.until(lambda: rig.hub.retained(rig.topics.manifest) != b"\xc1 another one")
+    said = [p for who, p in rig.sent[sent:] if who == "coordinator" and p.topic == rig.topics.manifest]
+    assert len(said) == 1
+    rig.to_end()

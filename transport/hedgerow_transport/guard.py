@@ -120,7 +120,7 @@ class Guard:
             raise MessageRefused(
                 sender=sender,
                 reason="replayed",
-                advice="it is ignored; a bad link does that now and then, often it is an attack",
+                advice="it is ignored; a bad link does that now and then, an attacker does it often",
             )
         if parsed.kind in _FROM_COORDINATOR:
             self._seen.note_time(envelope.issued)

@@ -41,6 +41,7 @@ class Refused:
 
     topic: str
     refusal: MessageRefused
+    retained: bool = False
 
 
 LinkEvent = Connected | Disconnected | Received | Refused

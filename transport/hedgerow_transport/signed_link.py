@@ -107,7 +107,7 @@ class _JudgedEvents(queue.Queue[LinkEvent]):
         try:
             message = self._guard.open(event.topic, event.payload)
         except MessageRefused as refusal:
-            return Refused(topic=event.topic, refusal=refusal)
+            return Refused(topic=event.topic, refusal=refusal, retained=event.retained)
         except TopicError:
             return event  # of no use to anybody, who will say so
         return Received(event.topic, message, event.retained)

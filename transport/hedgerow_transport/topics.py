@@ -86,6 +86,11 @@ class Topics:
         return self._topic(f"presence/{check_name(client)}")
 
     @property
+    def births(self) -> str:
+        """What the topics of all `Presence` messages begin with."""
+        return self._topic("presence/")
+
+    @property
     def presence_filter(self) -> str:
         """Selects the `Presence` of every client."""
         return self._topic("presence/+")
