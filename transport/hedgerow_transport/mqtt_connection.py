@@ -31,7 +31,7 @@ MAX_INCOMING_BYTES = 2 << 20
 # An old broker may wait for ever for the rest of a CONNECT that it does not understand.
 MAX_ATTEMPT_S = 3.0
 # paho reads one packet at a time, and to wait for each takes longer than to read it.
-READS_AT_ONCE = 64
+READ_BYTES_AT_ONCE = 32 << 10
 _VERSIONS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
 _CONNACK = 0x20
 _TLS_ALERT = 0x15
@@ -55,6 +55,11 @@ class Arrived:
     payload: bytes
     qos: int
     retained: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of topic and payload."""
+        return len(self.topic) + len(self.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +235,11 @@ class MqttConnection:
     def service(self, *, readable: bool, writable: bool) -> None:
         """Read and write what the socket allows, and keep the connection alive; see `happened`."""
         if readable:
-            for _ in range(READS_AT_ONCE):
+            num_bytes, before = 0, -1
+            while num_bytes < READ_BYTES_AT_ONCE and before < len(self.happened) and not self._lost:
                 before = len(self.happened)
                 self._client.loop_read()
-                if len(self.happened) == before or self._lost:
-                    break
+                num_bytes += sum(event.size for event in self.happened[before:] if isinstance(event, Arrived))
         while self.has_pending and not self._lost:
             self._client.loop_read()
         if writable and self.wants_write:
