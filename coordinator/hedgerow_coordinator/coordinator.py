@@ -44,6 +44,7 @@ from hedgerow_transport import (
     Topics,
     decode_message,
     is_sealed,
+    parse_topic,
 )
 
 # A flood of garbage is counted, not printed line by line.
@@ -248,6 +249,12 @@ class Coordinator:
                 if not isinstance(error, TopicError):
                     self._blame(topic, now)
         self.tick(now)
+
+    def hears(self, topic: str, *, now: float) -> bool:
+        """Return whether a message on a topic would be looked at; any thread may ask."""
+        parsed = parse_topic(topic)
+        client = None if parsed is None else parsed.client
+        return client is None or not self._quarantine.holds(client, now=now)
 
     def refuse(self, refusal: MessageRefused, *, topic: str = "", now: float = 0.0) -> None:
         """Note a message that its sender may not say; the first of a sender and cause is told.
