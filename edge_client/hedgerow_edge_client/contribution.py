@@ -79,6 +79,7 @@ def training_of(
         live=mask.live,
         question=Question.read(plan.pruning.get("question", {})),
         power=_power(plan),
+        biased=plan.pruning.get("biased") is True,
     )
 
 

@@ -45,6 +45,8 @@ class TrainRequest:
         What is asked besides; None for nothing.
     power
         Powerpropagation's alpha (Schwarz 2021), at least 1; 1 is plain descent.
+    biased
+        Whether tensors with dead weights are trained by FIARSE's biased gradient; see `training.train`.
 
     Raises
     ------
@@ -65,6 +67,7 @@ class TrainRequest:
     live: NDArray[np.bool_]
     question: Question | None = None
     power: float = 1.0
+    biased: bool = False
 
     def __post_init__(self) -> None:
         if self.round < 0:

@@ -43,7 +43,10 @@ def train(
     weight_decay w + mu (w - w0)`` and ``w = w - learning_rate v``, with ``v = 0`` at first, as in
     `torch.optim.SGD`; mu is FedProx's (Li 2020, eq. 2). With a `power` a above 1 the weights of linear and
     convolution layers are ``w = u |u|^(a - 1)``, and the step is one of u (Schwarz 2021, eq. 1): what is
-    large moves more, and what is near zero stays there.
+    large moves more, and what is near zero stays there. With `biased`, a tensor with dead weights has the
+    threshold t of its smallest live one: what falls below it on the way is 0 for the model until it is back,
+    and keeps its value; the gradient of the others is multiplied by ``1 + 2 t |w| / (|w| + t)^2`` (Wu 2024,
+    "FIARSE", section 4, layer by layer).
 
     Parameters
     ----------
@@ -113,6 +116,7 @@ def train(
         else:
             continue
         break
+    descent.finish()
     if asked.is_open:
         asked.propose()
     weights = read_parameters(module, layout)
@@ -231,6 +235,9 @@ class _Slot:
     dead: torch.Tensor | None
     anchor: torch.Tensor | None
     power: float = 1.0
+    # FIARSE: the smallest magnitude that counts, and the weights with those that do not.
+    threshold: float = 0.0
+    latent: torch.Tensor | None = None
     velocity: torch.Tensor | None = None
 
 
@@ -256,7 +263,11 @@ class _Descent:
                 held = np.where(live[part], first_weights[part], np.float32(0))
                 anchor = torch.from_numpy(held).reshape(spec.shape)
             power = request.power if spec.kind in ("conv", "linear") else 1.0
-            self._slots.append(_Slot(weight, dead, anchor, power=power))
+            slot = _Slot(weight, dead, anchor, power=power)
+            if request.biased and dead is not None and not dead.all():
+                slot.latent = weight.detach().clone()
+                slot.threshold = float(slot.latent.abs()[~dead].min())
+            self._slots.append(slot)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -273,6 +284,10 @@ class _Descent:
                 gradient = gradient.add(weight, alpha=request.weight_decay)
             if slot.anchor is not None:
                 gradient = gradient.add(weight - slot.anchor, alpha=request.proximal_mu)
+            if slot.latent is not None:
+                size = slot.latent.abs()
+                bias = 2.0 * slot.threshold * size / (size + slot.threshold).square().clamp_min(1e-30)
+                gradient = gradient.mul(1.0 + bias).masked_fill(size < slot.threshold, 0.0)
             if slot.power != 1.0:
                 # From the gradient of w to that of u, whose magnitude is |w|^(1/a).
                 gradient = gradient.mul(slot.power * weight.abs().pow(1.0 - 1.0 / slot.power))
@@ -285,12 +300,23 @@ class _Descent:
                 else:
                     slot.velocity.mul_(request.momentum).add_(gradient)
                 gradient = slot.velocity
+            if slot.latent is not None:
+                slot.latent.add_(gradient, alpha=-request.learning_rate)
+                weight.copy_(slot.latent.masked_fill(slot.latent.abs() < slot.threshold, 0.0))
+                continue
             if slot.power == 1.0:
                 weight.add_(gradient, alpha=-request.learning_rate)
                 continue
             root = weight.sign().mul_(weight.abs().pow(1.0 / slot.power))
             root.add_(gradient, alpha=-request.learning_rate)
             weight.copy_(root.sign().mul_(root.abs().pow(slot.power)))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Give the weights back that were below their threshold for the model alone."""
+        for slot in self._slots:
+            if slot.latent is not None:
+                slot.weight.copy_(slot.latent)
 
 
 def _seed_everything(seed: int) -> None:

@@ -19,8 +19,11 @@ def test_every_recipe_is_a_plan(name: str, rounds: int) -> None:
     assert parse_plan(plan.to_toml().encode()) == plan  # type: ignore[attr-defined]
 
 
-def test_the_default_recipe_is_the_default_plan() -> None:
-    assert plan_of("hedgerow") == parse_plan(plan_template(name="a").encode())
+def test_our_own_recipe_prunes_and_codes_both_ways() -> None:
+    plan = plan_of("hedgerow")
+    assert plan.pruning.policy == "server"  # type: ignore[attr-defined]
+    assert plan.codec.feedback == "residual"  # type: ignore[attr-defined]
+    assert plan.codec.uplink["codec_id"] == plan.codec.downlink["codec_id"] == "deadzone"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +50,15 @@ def test_the_default_recipe_is_the_default_plan() -> None:
         ("snip", {"score": "snip", "budget": "global", "start_round": 2, "rewind": True}),
         ("grasp", {"score": "grasp", "budget": "global", "start_round": 2, "rewind": True}),
         ("lottery", {"score": "magnitude", "schedule": "geometric", "rewind": True}),
+        (
+            "fiarse",
+            {
+                "policy": "tiered",
+                "density": 1.0,
+                "biased": True,
+                "tiers": {"ram_mib < 512": 1 / 64, "ram_mib < 1024": 1 / 16, "ram_mib < 4096": 1 / 4},
+            },
+        ),
         ("seed-soft", {"policy": "soft", "threshold": 0.0, "start_round": 10}),
         ("seed-norm", {"score": "row-norm", "budget": "threshold", "schedule": "one-shot"}),
     ],

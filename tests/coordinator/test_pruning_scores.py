@@ -137,6 +137,7 @@ def test_every_score_tells_source_and_cost() -> None:
         ({"regrow": 0.1, "density": 1.0, "initial_density": 1.0}, "regrow must be 0 when density is 1"),
         ({"policy": "vote"}, "regrow must be above 0"),
         ({"power": 2.0, "regrow": 0.1}, "power must be 1 when regrow is not 0"),
+        ({"biased": True}, "biased must be false with policy"),
         ({"power": 0.5}, "power must be at least 1"),
         ({"tolerance": 0.1, "reaction": "revert", "rewind": True}, "reaction must be"),
         ({"tolerance": 0.1, "policy": "soft"}, "tolerance must be 0"),

@@ -98,3 +98,63 @@ def test_a_power_of_one_is_plain_descent(task: Task) -> None:
 def test_other_powers_are_refused(task: Task, power: float) -> None:
     with pytest.raises(ValueError, match="power must be from 1 to 8"):
         run(task, power=power)
+
+
+def test_the_biased_gradient_is_the_one_of_fiarse(task: Task) -> None:
+    torch.manual_seed(2)
+    module = task.model()
+    layout = module_layout(module)
+    first = read_parameters(module, layout)
+    live = np.ones(layout.num_parameters, np.bool_)
+    weakest = np.argsort(np.abs(first[:20]))[:10]
+    live[weakest] = False
+    weights = np.where(live, first, 0).astype(np.float32)
+    request = TrainRequest(
+        round=1,
+        seed=3,
+        epochs=6,
+        batch_size=16,
+        learning_rate=1.5,
+        weights=weights,
+        live=live,
+        biased=True,
+    )
+    found = train(
+        module, task.samples(None, client="a"), TrainRequest.from_wire(request.to_wire()), task=task
+    )
+    # By autograd, with the mask as a function whose derivative is the paper's.
+    inputs, targets = task.samples(None, client="a").batch(range(16))
+    threshold = float(np.abs(first[:20][live[:20]]).min())
+
+    class Step(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, size):  # type: ignore[no-untyped-def, override]
+            ctx.save_for_backward(size)
+            return (size >= threshold).double()
+
+        @staticmethod
+        def backward(ctx, grad):  # type: ignore[no-untyped-def, override]
+            (size,) = ctx.saved_tensors
+            return grad * 2 * threshold / (size + threshold) ** 2 * (size >= threshold)
+
+    parts = [
+        part.clone().requires_grad_()
+        for part in torch.split(torch.from_numpy(weights).double(), [20, 5, 15, 3])
+    ]
+    dead = torch.from_numpy(~live[:20])
+    below = 0
+    for _ in range(6):
+        for part in parts:
+            part.grad = None
+        masked = parts[0] * Step.apply(parts[0].abs())  # type: ignore[no-untyped-call]
+        hidden = torch.tanh(inputs.double() @ masked.reshape(5, 4).T + parts[1])
+        nn.functional.cross_entropy(hidden @ parts[2].reshape(3, 5).T + parts[3], targets).backward()
+        with torch.no_grad():
+            for part in parts:
+                assert part.grad is not None
+                step = part.grad.masked_fill(dead, 0) if part is parts[0] else part.grad
+                part -= 1.5 * step
+        below += int(((parts[0].abs() < threshold) & ~dead).sum())
+    assert below > 0  # some have left the tier on the way
+    expected = torch.cat([part.detach() for part in parts]).numpy()
+    np.testing.assert_allclose(found.weights, expected, rtol=2e-4, atol=1e-6)

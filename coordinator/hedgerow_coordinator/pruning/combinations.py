@@ -108,6 +108,16 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             f'must be empty with policy "{policy.policy}"; policy "tiered" uses it',
         ),
         (
+            policy.biased and policy.policy != "tiered",
+            "biased",
+            f'must be false with policy "{policy.policy}": it is about the thresholds of tiers',
+        ),
+        (
+            policy.biased and policy.power > 1,
+            "power",
+            "must be 1 when biased is true: each has a gradient of its own",
+        ),
+        (
             policy.budget == "threshold" and policy.threshold == 0,
             "threshold",
             'must be above 0 with budget "threshold"',

@@ -75,6 +75,9 @@ class PruningPolicy:
         Share of the devices' samples, 0 to 1, that must hold a weight to be preferred; 0 is the union.
     tiers : Mapping[str, object]
         Share of the live weights, in (0, 1], by pattern of device names or ``ram_mib < N``.
+    biased : bool
+        With `tiers`: whether weaker devices train by FIARSE's gradient, which lets weights near a tier's
+        threshold leave it and come back.
     times : Mapping[str, object]
         For the schedule ``adaptive``: cost of a weight by its tensor's name, 1 where none is given, and of a
         round besides under ``fixed``.
@@ -113,6 +116,7 @@ class PruningPolicy:
     vote_at: float = 1.0
     vote_threshold: float = 0.0
     tiers: Mapping[str, object] = field(default_factory=dict)
+    biased: bool = False
     times: Mapping[str, object] = field(default_factory=dict)
     solo_rounds: int = 0
     tolerance: float = 0.0
@@ -268,6 +272,8 @@ class PruningPolicy:
             told["power"] = self.power
         if self.policy == "tiered":
             told |= {"tiers": dict(self.tiers), "protect": list(self.protect)}
+        if self.biased:
+            told["biased"] = True
         return told
 
     def check(self, layout: Layout) -> None:

@@ -57,7 +57,7 @@ def _hedgerow(rounds: int) -> Settings:
         "codec": {"residual_decay": 0.5},
         "codec.uplink": codec,
         "codec.downlink": codec,
-        "pruning": {"start_round": min(3, rounds), "end_round": max(3, round(0.7 * rounds))},
+        "pruning": {"start_round": min(3, rounds), "end_round": min(rounds, max(3, round(0.7 * rounds)))},
     }
 
 
@@ -166,6 +166,18 @@ RECIPES: Mapping[str, Recipe] = {
             }
         ),
     ),
+    "fiarse": Recipe(
+        meaning="weaker devices train the largest weights of each tensor, nested, by a biased gradient",
+        source="Wu 2024, layer by layer",
+        settings=_always(
+            {
+                **_AS_FLOATS,
+                "pruning": {"policy": "tiered", "density": 1.0, "biased": True},
+                # The paper's sizes; who has which is for you to say.
+                "pruning.tiers": {"ram_mib < 512": 1 / 64, "ram_mib < 1024": 1 / 16, "ram_mib < 4096": 1 / 4},
+            }
+        ),
+    ),
     "seed-soft": Recipe(
         meaning="each row times its soft weight p / sum p, p = 1 - |row| / alpha, once; nothing is removed",
         source="the project's first text, to the letter",
@@ -245,7 +257,8 @@ def with_settings(text: str, settings: Settings) -> str:
 
 
 def _added(values: Mapping[str, object], *, known: set[str]) -> list[str]:
-    return [f"{key} = {_toml(value)}" for key, value in values.items() if key not in known]
+    entries = [(key, value) for key, value in values.items() if key not in known]
+    return [f"{key if key.isidentifier() else json.dumps(key)} = {_toml(value)}" for key, value in entries]
 
 
 def _comment(line: str) -> str:
