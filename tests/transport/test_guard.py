@@ -433,6 +433,17 @@ def test_a_will_of_the_life_before_may_be_late(farm: Farm, lead: Guard, clock: C
     assert lead.open(PRESENCE, will) == gone
 
 
+def test_on_a_full_disk_the_will_before_is_better_than_none(farm: Farm, a: Guard) -> None:
+    will = SignedWill(a, topic=PRESENCE, make=lambda: presence("a", online=False))
+    lock = farm.of("a").directory / "counter.lock"
+    lock.unlink()
+    lock.mkdir()
+    payloads = [will().payload for _ in range(300)]
+    # What was reserved is used up, one number for each connection.
+    assert len(set(payloads)) == 255
+    assert len(set(payloads[254:])) == 1
+
+
 def test_births_that_a_will_has_ended_stay_ended_over_restarts(farm: Farm, a: Guard, clock: Clock) -> None:
     will = SignedWill(a, topic=PRESENCE, make=lambda: presence("a", online=False))().payload
     born = a.seal(PRESENCE, presence("a"))
