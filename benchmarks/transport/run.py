@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.transport import broadcast, idle, resets, rounds, uplink
+from benchmarks.transport.table import table_of
 
 Part = Callable[[], dict[str, Any]]
 # Each with the plain one-message way, where there is one.
@@ -73,5 +74,5 @@ def main() -> int:
             record["measured"] = time.strftime("%Y-%m-%d", time.gmtime())
             record["summary"] = summary_of(record["parts"])
             options.json.write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record.get("summary", {}), indent=2))
+    print(table_of(record.get("summary", {})))
     return 0
