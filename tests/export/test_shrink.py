@@ -257,3 +257,29 @@ def test_an_unknown_operator_stays_as_it_is_while_others_shrink():
         "w2": (3, 4, 1, 1),
         "w3": (2, 3, 1, 1),
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "resnet", "mobilenet", "squeeze-excite", "inception", "unet", "split"]
+)
+def test_channels_of_a_structured_mask_are_gone_though_biases_and_classifier_stay(build, name):
+    """A mask takes no bias and no norm, and a plan keeps the first and the last layer dense."""
+    given = build(name)
+    layout, groups = given.layout, channel_groups(given.template)
+    rng = np.random.default_rng(1)
+    weights = random_weights(layout, rng)
+    masks = {group.id: np.arange(group.size) % 2 == 0 for group in groups}
+    live = groups.live(layout, masks)
+    kept = {spec.name for spec in layout.tensors if len(spec.shape) == 1} | {layout.tensors[0].name}
+    head = next(spec.name for spec in reversed(layout.tensors) if len(spec.shape) > 1)
+    for spec, start, end in zip(layout.tensors, layout.offsets, layout.offsets[1:], strict=False):
+        if spec.name in kept or spec.name == head:
+            live[start:end] = True
+    model = fill_template(given.template, weights * live, layout=layout)
+    compact = compact_model(model)
+    assert np.abs(Runner(compact)(given.inputs) - Runner(model)(given.inputs)).max() <= 1e-4
+    shapes = {spec.name: list(spec.shape) for spec in layout.tensors}
+    for group in groups:
+        for member in group.members:
+            shapes[member.tensor][member.axis] -= member.indices[~masks[group.id]].size
+    assert {spec.name: list(spec.shape) for spec in template_layout(compact).tensors} == shapes
