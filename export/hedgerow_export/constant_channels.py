@@ -28,7 +28,7 @@ from hedgerow_export.verification import sample_inputs
 if TYPE_CHECKING:
     import onnx
 
-_ROWS = 4
+_ROWS = 8
 _TOLERANCE = 1e-6
 Weights = dict[str, NDArray[np.float32]]
 
@@ -44,13 +44,15 @@ class _Reader:
     columns: int
 
 
-def fold_constant_channels(model: bytes) -> bytes:
+def fold_constant_channels(model: bytes, *, inputs: NDArray[Any] | None = None) -> bytes:
     """Move what constant channels add to later layers into biases, and make their columns zero.
 
     Parameters
     ----------
     model : bytes
         A filled model with zeros where its mask has taken weights away.
+    inputs : ndarray, shape (n, ...), optional
+        What is the same for some of these is taken to be constant; by default random numbers.
 
     Returns
     -------
@@ -69,7 +71,7 @@ def fold_constant_channels(model: bytes) -> bytes:
     constant = {group.id: _rows_are_zero(group, weights) for group in groups.groups}
     waiting = [group for group in groups.groups if constant[group.id].any()]
     try:
-        rows = sample_inputs(Runner(model), rows=_ROWS) if waiting else np.empty(0)
+        rows = _rows(Runner(model), inputs) if waiting else np.empty(0)
     except VerificationError:  # inputs of unknown size: there is nothing to run it on
         return model
     if not waiting:
@@ -119,6 +121,14 @@ def _fold(
             weights[name] = weights[name] + values @ taken
         weight[columns] = 0
     return bool(steps)
+
+
+def _rows(runner: Runner, inputs: NDArray[Any] | None) -> NDArray[Any]:
+    """Return a few inputs, spread over the given ones: neighbours may be much alike."""
+    if inputs is None:
+        return sample_inputs(runner, rows=_ROWS)
+    places = np.linspace(0, len(inputs) - 1, min(_ROWS, len(inputs))).astype(np.int64)
+    return np.ascontiguousarray(inputs[places], runner.input.dtype)
 
 
 def _rows_are_zero(group: ChannelGroup, weights: Weights) -> NDArray[np.bool_]:

@@ -145,7 +145,7 @@ def make_product(
         Inputs or targets do not fit the model.
     """
     wanted = Runner(dense)(sample.inputs)
-    small = compact_model(dense)
+    small = compact_model(dense, inputs=sample.inputs)
     _refuse_unless_equal(small, wanted, sample, "with its empty channels taken out")
     model, layers, spared = _quantized(small, wanted, sample, recipe)
     model, sparse = make_sparse(model) if recipe.sparse else (model, 0)

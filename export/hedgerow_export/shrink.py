@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,11 +92,18 @@ def empty_channels(weights: Mapping[str, NDArray[np.float32]], groups: ChannelGr
     return keep
 
 
-def compact_model(model: bytes) -> bytes:
+def compact_model(model: bytes, *, inputs: NDArray[Any] | None = None) -> bytes:
     """Take out every channel that the zeros of an unstructured mask have left without effect.
 
     Constants that cut-off channels carry to later layers are folded into biases where that is exact. One
     removed channel can leave others empty, so this goes on until nothing is left to remove.
+
+    Parameters
+    ----------
+    model : bytes
+        A filled template.
+    inputs : ndarray, shape (n, ...), optional
+        Real inputs, to see what is constant on; a few are enough. By default random ones.
 
     Raises
     ------
@@ -106,7 +113,7 @@ def compact_model(model: bytes) -> bytes:
     from hedgerow_export.constant_channels import fold_constant_channels
 
     while True:
-        model = fold_constant_channels(model)
+        model = fold_constant_channels(model, inputs=inputs)
         proto = parse_model(model)
         keep = empty_channels(tensor_values(proto), channel_groups(proto))
         if not keep:
