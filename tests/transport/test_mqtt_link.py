@@ -717,3 +717,20 @@ def make_certificate(directory: Path) -> None:
     name = ["-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([*command.split(), *files, *name], check=True, capture_output=True)
     ssl.create_default_context(cafile=f"{directory}/cert.pem")
+
+
+def test_what_waits_to_be_read_has_been_heard(links, broker):
+    link = links.open(broker.url, "listener", "quiet")
+    time.sleep(0.3)
+    silent_since = link.heard_at
+    assert silent_since < time.monotonic() - 0.2
+    assert link.heard_at == silent_since
+    links.open(broker.url, "speaker").publish("quiet", b"word")
+    give_up_at = time.monotonic() + 5
+    while link.events.empty() and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    # It came some time ago, and nobody has taken it yet.
+    assert link.heard_at > time.monotonic() - 0.1
+    assert links.received(link).payload == b"word"
+    assert silent_since < link.heard_at < time.monotonic() - 0.2

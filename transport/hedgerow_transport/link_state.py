@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -57,6 +58,15 @@ class LinkState:
     graceful: bool = True
     broker_max_packet_bytes: int | None = None
     heard_at: float = 0.0
+    fileno: int = -1
+
+    def has_unread(self) -> bool:
+        """Say whether bytes wait in the connection's socket; any thread may ask."""
+        if self.fileno < 0:
+            return False
+        poller = select.poll()
+        poller.register(self.fileno, select.POLLIN)
+        return any(flags & select.POLLIN for _, flags in poller.poll(0))
 
     @property
     def is_idle(self) -> bool:

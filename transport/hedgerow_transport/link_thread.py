@@ -114,6 +114,7 @@ class LinkThread:
         session = Session(self._state, connection)
         started_at = time.monotonic()
         try:
+            self._state.fileno = connection.fileno()
             session.subscribe_all()
             self._loop(session)
             lost = session.lost
@@ -122,6 +123,7 @@ class LinkThread:
             logger.exception("%s: a packet could not be handled", self._state.client_id)
             lost = Lost("a packet from the broker could not be handled")
         finally:
+            self._state.fileno = -1
             connection.abort()
         if lost is None:
             self._end("closed", fatal=False)

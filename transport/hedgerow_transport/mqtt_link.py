@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from hedgerow_transport.broker_url import BrokerUrl
@@ -92,7 +93,13 @@ class MqttLink:
 
     @property
     def heard_at(self) -> float:
-        """When bytes last came in, also those of a packet that is not yet whole, by `time.monotonic`."""
+        """When bytes last came in, also those of a packet that is not yet whole, by `time.monotonic`.
+
+        What waits to be read, in the queue of events or in the socket, has come in now: a reader that is late
+        must not take that for a silence.
+        """
+        if not self.events.empty() or self._state.has_unread():
+            return time.monotonic()
         return self._state.heard_at
 
     def connect(self, timeout_s: float = 10.0) -> None:
