@@ -149,14 +149,6 @@ def make_product(
     _refuse_unless_equal(small, wanted, sample, "with its empty channels taken out")
     model, layers, spared = _quantized(small, wanted, sample, recipe)
     model, sparse = make_sparse(model) if recipe.sparse else (model, 0)
-    facts = {
-        **read_metadata(parse_model(dense)),
-        **(metadata or {}),
-        "quantize": recipe.quantize,
-        **({"target": recipe.target.name, "threads": str(recipe.target.threads)} if recipe.target else {}),
-    }
-    model = _with_metadata(model, facts)
-    check_form(parse_model(model))
     agreement = compare_outputs(
         Runner(model)(sample.inputs),
         wanted,
@@ -171,6 +163,18 @@ def make_product(
             f"With --quantize {recipe.quantize} the model does not agree with its float version: "
             f"{agreement.said}. Nothing was written."
         )
+    measured = (
+        {} if agreement.after is None or sample.metric is None else {sample.metric.name: agreement.after}
+    )
+    facts = {
+        **read_metadata(parse_model(dense)),
+        **(metadata or {}),
+        **{f"exported_{name}": f"{value:.6g}" for name, value in measured.items()},
+        "quantize": recipe.quantize,
+        **({"target": recipe.target.name, "threads": str(recipe.target.threads)} if recipe.target else {}),
+    }
+    model = _with_metadata(model, facts)
+    check_form(parse_model(model))
     row = np.asarray(sample.inputs[:1])
     timed = [measure_latency([dense, model], row, threads=threads) for threads in recipe.threads]
     return Product(

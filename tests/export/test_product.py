@@ -183,6 +183,7 @@ def test_a_product_keeps_the_promise_of_its_table(classifier):
     assert made.made.latency[0].p50_ms <= made.made.latency[0].p95_ms
     assert made.quantized_layers == 7
     held = Runner(made.model).metadata
+    assert float(held.pop("exported_accuracy")) == pytest.approx(made.made.metric)
     assert held == {"run": "r", "round": "3", "quantize": "int8", "target": "pi5", "threads": "3"}
 
 

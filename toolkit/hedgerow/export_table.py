@@ -37,7 +37,7 @@ def export_table(facts: ExportFacts) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([*lines, *_remarks(facts)])
+    return "\n".join([*lines, "", *_remarks(facts)])
 
 
 def _remarks(facts: ExportFacts) -> list[str]:
