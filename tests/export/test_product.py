@@ -275,3 +275,26 @@ def test_a_sparse_tensor_that_claims_to_be_huge_is_refused(wide, tmp_path):
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="impossible shape"):
         count_costs(read_model(path))
+
+
+def test_products_with_four_bits_and_with_sparse_tensors(wide):
+    template, layout, inputs = wide
+    rng = np.random.default_rng(1)
+    flat = rng.standard_normal(layout.num_parameters).astype(np.float32)
+    for part in layout.split(flat).values():
+        if part.ndim > 1:
+            part[rng.random(part.shape) < 0.8] = 0
+    model = fill_template(template, flat, layout=layout)
+    limits = Limits(top1_agreement=0.7)
+    packed = make_product(template, Sample(inputs=inputs), Recipe(quantize="int4-weights", limits=limits))
+    assert packed.quantized_layers == 2
+    assert packed.made.file_bytes < 0.45 * packed.dense.file_bytes
+    assert packed.made.parameters == packed.dense.parameters
+    sparse = make_product(model, Sample(inputs=inputs), Recipe(sparse=True))
+    assert sparse.sparse_tensors >= 1
+    assert (
+        sparse.made.parameters < sparse.dense.parameters
+    )  # columns without a weight: their channels are gone
+    assert sparse.agreement.max_abs_error < 1e-5
+    assert sparse.made.file_bytes < 0.5 * sparse.dense.file_bytes
+    assert Runner(sparse.model).metadata["quantize"] == "none"
