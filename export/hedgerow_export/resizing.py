@@ -82,8 +82,10 @@ def resize_node(resizing: Resizing, node: onnx.NodeProto) -> None:
 
 def _convolution(resizing: Resizing, node: onnx.NodeProto) -> None:
     weight, inputs = resizing.dims(node.input[1]), resizing.dims(node.input[0])
+    if weight is None or inputs is None or min(len(weight), len(inputs)) < 2:
+        return
     for attribute in node.attribute:
-        if attribute.name == "group" and attribute.i > 1 and weight and inputs:
+        if attribute.name == "group" and attribute.i > 1:
             attribute.i = inputs[1] // weight[1]
 
 

@@ -126,7 +126,7 @@ def slice_(tracer: Tracer, node: onnx.NodeProto) -> None:
         starts, ends, steps = bounds[0], bounds[1], bounds[3] if len(bounds) > 3 else None
         assert starts is not None
         assert ends is not None
-        if len({len(bound) for bound in bounds if bound is not None}) != 1:
+        if {len(bound) for bound in bounds if bound is not None} != {len(axes)}:
             tracer.freeze(held.atoms, f"{label(node)} has bounds of different lengths")
         elif steps is not None and steps[place] != 1:
             tracer.freeze(held.atoms, f"{label(node)} takes every {steps[place]}th channel")
