@@ -112,7 +112,11 @@ def write_parameters(module: nn.Module, layout: Layout, flat: NDArray[np.float32
                     tensor=name,
                 )
             # A copy, because torch takes no read-only memory.
-            found[name].copy_(torch.from_numpy(part.copy()))
+            values = part.copy()
+            if name.rpartition(".")[2] == "running_var":
+                # A lossy codec may leave a small variance below zero, of which there is no square root.
+                np.maximum(values, 0, out=values)
+            found[name].copy_(torch.from_numpy(values))
 
 
 def _held_tensors(module: nn.Module) -> list[_Held]:

@@ -93,6 +93,9 @@ def fill_template(
             f"got {flat.dtype} of shape {flat.shape}."
         )
     for name, part in layout.split(flat).items():
+        if name.rpartition(".")[2] == "running_var":
+            # A lossy codec may leave a small variance below zero, of which there is no square root.
+            part = np.maximum(part, 0)
         tensors[name].ClearField("float_data")
         tensors[name].raw_data = part.astype("<f4").tobytes()  # ONNX is little-endian everywhere
     write_metadata(model, metadata or {})

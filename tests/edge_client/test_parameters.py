@@ -158,3 +158,14 @@ def test_a_module_of_another_layout_is_refused() -> None:
         write_parameters(nn.Linear(2, 2), layout, np.zeros(4, np.float32))
     with pytest.raises(LayoutError, match=r"\(3, 2\) in the module, \(2, 2\) in the layout"):
         write_parameters(nn.Linear(2, 3, bias=False), layout, np.zeros(4, np.float32))
+
+
+def test_a_variance_below_zero_is_loaded_as_zero() -> None:
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    layout = module_layout(module)
+    flat = read_parameters(module, layout)
+    layout.split(flat)["1.running_var"][...] = (-0.25, 0.5)
+    layout.split(flat)["1.running_mean"][...] = (-0.25, 0.5)
+    write_parameters(module, layout, flat)
+    assert module[1].running_var.tolist() == [0.0, 0.5]
+    assert module[1].running_mean.tolist() == [-0.25, 0.5]

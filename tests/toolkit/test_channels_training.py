@@ -107,8 +107,8 @@ def accuracy(model: bytes) -> float:
     return evaluate(model, inputs, digits.target[1400:], "accuracy").value
 
 
-def trained(trainers: Trainers, folder: Path, *, channels: float) -> ServerState:
-    plan = parse_plan(PLAN.format(channels=channels).encode())
+def trained(trainers: Trainers, folder: Path, *, channels: float, text: str = PLAN) -> ServerState:
+    plan = parse_plan(text.format(channels=channels).encode())
     with RunStore.create(
         folder, plan_bytes=plan.source, template_bytes=trainers.template, run_id="t"
     ) as store:
@@ -148,3 +148,11 @@ def test_half_of_the_channels_are_enough(tmp_path: Path) -> None:
     # The first convolution is never pruned, and so are not its channels.
     assert shapes["2.first.weight"] == (8, 16, 3, 3)
     assert shapes["3.second.weight"] == (16, 16, 3, 3)
+
+
+def test_running_statistics_survive_a_lossy_codec(tmp_path: Path) -> None:
+    trainers = Trainers(tmp_path / "task.py")
+    lossy = PLAN.replace("float32", "deadzone").replace('"none"', '"residual"')
+    state = trained(trainers, tmp_path / "run", channels=1.0, text=lossy)
+    # 0.96 with this codec, 0.97 in float32; 0 where a variance falls below zero.
+    assert accuracy(filled(trainers, state.weights)) > 0.93

@@ -114,7 +114,8 @@ class DeadzoneQuantizer:
     Parameters
     ----------
     step : float
-        Times the root mean square of the update; then rounded to the grid.
+        Times the root mean square of the update, running statistics left out; then rounded to the grid.
+        Those change by far more than weights do: with them in it, little else would be sent.
     deadzone : float
         Half-width of the zero bin in steps, from 0.5 to 1 inclusive; a magnitude ``x`` gets the code
         ``floor(x / step + 1 - deadzone)``.
@@ -131,7 +132,7 @@ class DeadzoneQuantizer:
 
     def encode(self, signal: Signal) -> Signal:
         values = signal.values
-        mean, largest = _root_mean_square_and_largest(values)
+        mean, largest = _root_mean_square_and_largest(values, mask=signal.mask)
         wanted = max(self.step * mean, largest / (MAX_CODE // 2))
         index = grid_index(min(wanted, MAX_MAGNITUDE))
         step = float(grid_steps(np.array(index)))
@@ -183,13 +184,31 @@ def in_steps(values: NDArray[np.float32], step: float | NDArray[np.float64]) -> 
     return quotients
 
 
-def _root_mean_square_and_largest(values: NDArray[np.float32]) -> tuple[float, float]:
-    total, largest = 0.0, 0.0
-    for start in range(0, values.size, _BLOCK):  # all of a block while it is in the processor's cache
-        block = values[start : start + _BLOCK]
-        total += float(np.sum(np.square(block, dtype=np.float64)))
-        largest = max(largest, float(block.max()), -float(block.min()))
-    return math.sqrt(total / max(values.size, 1)), largest
+def _root_mean_square_and_largest(values: NDArray[np.float32], *, mask: Mask) -> tuple[float, float]:
+    total, counted, largest = 0.0, 0, 0.0
+    for is_buffer, start, end in _runs(mask):
+        for first in range(start, end, _BLOCK):  # all of a block while it is in the processor's cache
+            block = values[first : min(first + _BLOCK, end)]
+            largest = max(largest, float(block.max()), -float(block.min()))
+            if not is_buffer:
+                total += float(np.sum(np.square(block, dtype=np.float64)))
+                counted += block.size
+    if total == 0:
+        total, counted = float(np.sum(np.square(values, dtype=np.float64))), values.size
+    return math.sqrt(total / max(counted, 1)), largest
+
+
+def _runs(mask: Mask) -> list[tuple[bool, int, int]]:
+    """Return the stretches of the live vector that are running statistics, and those that are not."""
+    runs: list[tuple[bool, int, int]] = []
+    end = 0
+    for tensor, length in zip(mask.layout.tensors, mask.lengths, strict=True):
+        start, end = end, end + int(length)
+        is_buffer = tensor.kind == "buffer"
+        if runs and runs[-1][0] == is_buffer:
+            start = runs.pop()[1]
+        runs.append((is_buffer, start, end))
+    return runs
 
 
 def _round_outside(
