@@ -153,7 +153,7 @@ def test_losses_and_repetitions_change_nothing(
 ):
     faults = Faults(kinds, share=share, seed=1)
     # The grace is as long as the round: nobody may be left out, or the mean would differ.
-    plan = make_plan(rounds=3, density=0.5, end_round=2, grace_s=600.0)
+    plan = make_plan(rounds=3, density=0.5, end_round=2, deadline_s=3600.0, grace_s=3600.0)
     rig = make_rig(plan, tensors=long_tensors, hub=MemoryHub(**{way: faults}))
     rig.run()
     assert faults.count > 15

@@ -168,7 +168,7 @@ def test_an_attacker_at_the_broker_is_refused_counted_and_shown(place: Place) ->
         attacker.said.append(event.payload)
         if len(attacker.said) == 1:
             size = decode_message(open_envelope(event.payload)[1], Offer).update.size
-            # It is there before the true one: the device must hear of the accept first.
+            # Mostly before the true one, and then its digest gives it away; after it, nobody waits for it.
             say(topics.up("a", "chunk"), encode_chunk(0, b"\x55" * size), qos=1)
             say(own, event.payload, qos=1)
             attacker.said.append(flipped(event.payload, -1))
@@ -202,7 +202,6 @@ def test_an_attacker_at_the_broker_is_refused_counted_and_shown(place: Place) ->
         r"refused: a message in the name of a is forged: its signature is not that of the key",
         r"refused: a message in the name of b is forged",
         r"refused: stranger has no credentials here: to let it in: hedgerow keys token stranger",
-        r"ignored a message on hedgerow/1/\w+/up/a/chunk: ",
         r"since the start: 1 forged \(a\), 2 replayed \(a\), 1 forged \(b\), 1 stranger \(stranger\)",
     ):
         assert re.search(sentence, said["lead"]), (sentence, said["lead"])
