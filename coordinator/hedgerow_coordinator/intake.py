@@ -69,8 +69,8 @@ def fate_of(offer: Offer, *, client: str, federation: Federation) -> Fate | None
 def acknowledgement(offer: Offer, *, client: str, federation: Federation, fate: Fate) -> Publication:
     """Return the message that tells a client what became of its offer."""
     status, reason = fate
-    if status == "refused":
-        federation.note_refusal(client, reason)
+    if status in ("refused", "late"):
+        federation.note_refusal(client, reason if status == "refused" else f"it is late: {reason}")
     ack = Ack(run=offer.run, round=offer.round, digest=offer.update.digest, status=status, reason=reason)
     return Publication(topic=federation.topics.down(client), payload=ack.encode())
 

@@ -147,6 +147,11 @@ def test_offers_of_other_rounds_and_runs_are_refused(desk):
     ack = desk.offer("a", desk.offer_of(frame, run="other"))
     assert (ack.run, ack.status, ack.reason) == ("other", "refused", "this is run 'trial'")
     assert len(desk.updates) == 3
+    # All of them are counted, and shown in the report.
+    assert desk.coordinator.num_ignored == 4
+    shown = [event.detail for event in desk.coordinator._federation.store.events() if event.kind == "refused"]
+    assert shown[:2] == [f"an update of {name}: it is late: this is round 2" for name in "ad"]
+    assert shown[2:] == [f"an update of a: this is {what}" for what in ("round 2", "run 'trial'")]
 
 
 def test_an_update_that_claims_too_much_is_refused_before_a_byte_of_it_comes(desk):
