@@ -233,7 +233,8 @@ class Proxy:
         connection.carried += num_bytes
         limit = self.profile.reset_every_bytes
         by_chance = self._random.random() < self.profile.reset_share
-        if by_chance or (limit and connection.carried >= limit):
+        due = by_chance or (limit and connection.carried >= limit)
+        if due and not connection.broken.is_set():  # the other way may have broken it meanwhile
             self.num_resets += 1
             connection.reset()
 

@@ -41,7 +41,11 @@ def echo() -> Iterator[int]:
 def there_and_back(proxy: Proxy, data: bytes) -> tuple[bytes, float]:
     """Send data to the echo and read it back; return what came until the end or an error, and seconds."""
     started, came = time.monotonic(), b""
-    with socket.create_connection(("127.0.0.1", proxy.port), 5.0) as sock:
+    # A reset may come before the connection is of any use.
+    with (
+        contextlib.suppress(ConnectionResetError),
+        socket.create_connection(("127.0.0.1", proxy.port), 5.0) as sock,
+    ):
 
         def send() -> None:
             with contextlib.suppress(OSError):
@@ -49,10 +53,11 @@ def there_and_back(proxy: Proxy, data: bytes) -> tuple[bytes, float]:
 
         sender = threading.Thread(target=send)
         sender.start()
-        with contextlib.suppress(ConnectionResetError):
+        try:
             while len(came) < len(data) and (piece := sock.recv(65_536)):
                 came += piece
-        sender.join(5.0)
+        finally:
+            sender.join(5.0)
     return came, time.monotonic() - started
 
 
