@@ -70,12 +70,12 @@ class EndlessError(Exception):
 
 
 def schedule_of(seed: int) -> tuple[Kill, ...]:
-    """Return three to seven kills at random moments."""
+    """Return three to seven kills at random moments; the first comes before a quick machine is done."""
     chance = random.Random(seed)
     victims = ("broker", "coordinator", "coordinator", *CLIENTS)
     return tuple(
         Kill(
-            victim=chance.choice(victims), after_s=chance.uniform(0.05, 1.5), down_s=chance.uniform(0.0, 0.7)
+            victim=chance.choice(victims), after_s=chance.uniform(0.05, 0.8), down_s=chance.uniform(0.0, 0.7)
         )
         for _ in range(chance.randint(3, 7))
     )
