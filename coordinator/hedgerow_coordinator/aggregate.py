@@ -9,20 +9,10 @@ from hedgerow_coordinator.errors import AggregationError
 MAX_WEIGHT = 1 << 24
 
 
-class Aggregator:
-    """Sum updates as they come.
+class _Sum:
+    """How many updates are in a sum, and what each must be to get there."""
 
-    Updates in integer form are summed exactly, so their mean is the same to the bit in any order of arrival;
-    those in float form are summed in float64, and their order may show in its last bits.
-
-    Parameters
-    ----------
-    num_live : int
-        Length of the live vector.
-    """
-
-    def __init__(self, num_live: int) -> None:
-        self._total = np.zeros(num_live, np.float64)
+    def __init__(self) -> None:
         self._weight = 0
         self._num_updates = 0
 
@@ -35,6 +25,35 @@ class Aggregator:
     def total_weight(self) -> int:
         """Sum of their weights."""
         return self._weight
+
+    def _add_to(self, total: NDArray[np.float64], update: DecodedUpdate, *, weight: int) -> None:
+        if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
+            raise AggregationError(f"an update's weight must be from 1 to {MAX_WEIGHT}, not {weight}")
+        if update.dense is not None and not np.isfinite(update.dense).all():
+            raise AggregationError("the update holds a value that is not finite")
+        try:
+            update.add_to(total, weight=weight)
+        except CodecError as error:
+            raise AggregationError(f"the update cannot be added: {error}") from error
+        self._weight += weight
+        self._num_updates += 1
+
+
+class Aggregator(_Sum):
+    """Sum updates as they come.
+
+    Updates in integer form are summed exactly, so their mean is the same to the bit in any order of arrival;
+    those in float form are summed in float64, and their order may show in its last bits.
+
+    Parameters
+    ----------
+    num_live : int
+        Length of the live vector.
+    """
+
+    def __init__(self, num_live: int) -> None:
+        super().__init__()
+        self._total = np.zeros(num_live, np.float64)
 
     def add(self, update: DecodedUpdate, *, weight: int) -> None:
         """Add an update; nothing changes when it is refused.
@@ -51,20 +70,11 @@ class Aggregator:
         AggregationError
             The weight is out of range, or the update is of another size or not finite.
         """
-        if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
-            raise AggregationError(f"an update's weight must be from 1 to {MAX_WEIGHT}, not {weight}")
         if update.mask.num_live != len(self._total):
             raise AggregationError(
                 f"the update has {update.mask.num_live} values, this round's model has {len(self._total)}"
             )
-        if update.dense is not None and not np.isfinite(update.dense).all():
-            raise AggregationError("the update holds a value that is not finite")
-        try:
-            update.add_to(self._total, weight=weight)
-        except CodecError as error:
-            raise AggregationError(f"the update cannot be added: {error}") from error
-        self._weight += weight
-        self._num_updates += 1
+        self._add_to(self._total, update, weight=weight)
 
     def mean(self) -> NDArray[np.float64]:
         """Return the weighted mean.
@@ -83,7 +93,7 @@ class Aggregator:
         return self._total / self._weight
 
 
-class HeldAggregator:
+class HeldAggregator(_Sum):
     """Sum updates of clients that hold different parts of the model: ``sum(n m d) / sum(n m)``.
 
     Sums run over the whole layout, exactly for updates in integer form. Where nobody holds a weight its mean
@@ -96,21 +106,10 @@ class HeldAggregator:
     """
 
     def __init__(self, mask: Mask) -> None:
+        super().__init__()
         self._shared = mask
         self._total = np.zeros(mask.layout.num_parameters, np.float64)
         self._held = np.zeros(mask.layout.num_parameters, np.int64)
-        self._weight = 0
-        self._num_updates = 0
-
-    @property
-    def num_updates(self) -> int:
-        """Number of updates in the sum."""
-        return self._num_updates
-
-    @property
-    def total_weight(self) -> int:
-        """Sum of their weights."""
-        return self._weight
 
     def add(self, update: DecodedUpdate, *, weight: int) -> None:
         """Add an update under whatever mask; nothing changes when it is refused.
@@ -120,22 +119,13 @@ class HeldAggregator:
         AggregationError
             As `Aggregator.add`.
         """
-        if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
-            raise AggregationError(f"an update's weight must be from 1 to {MAX_WEIGHT}, not {weight}")
         if update.mask.layout != self._shared.layout:
             raise AggregationError("the update is for another model")
-        if update.dense is not None and not np.isfinite(update.dense).all():
-            raise AggregationError("the update holds a value that is not finite")
         part = np.zeros(update.mask.num_live, np.float64)
-        try:
-            update.add_to(part, weight=weight)
-        except CodecError as error:
-            raise AggregationError(f"the update cannot be added: {error}") from error
+        self._add_to(part, update, weight=weight)
         live = update.mask.live
         self._total[live] += part
         self._held[live] += weight
-        self._weight += weight
-        self._num_updates += 1
 
     def union(self) -> Mask:
         """Return the mask of what anybody holds; the shared one where there is no update."""
