@@ -180,7 +180,7 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "seed-soft": Recipe(
         meaning="each row times its soft weight p / sum p, p = 1 - |row| / alpha, once; nothing is removed",
-        source="the project's first text, to the letter",
+        source="the rule of the project's first text",
         settings=lambda rounds: {
             **_AS_FLOATS,
             "pruning": {"policy": "soft", "start_round": min(rounds, max(2, rounds // 2))},
@@ -188,7 +188,7 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "seed-norm": Recipe(
         meaning="rows whose norm is below the threshold go, once",
-        source="the project's first text, as its code did it",
+        source="the rule of the project's first code",
         settings=lambda rounds: _pruned(
             {
                 "score": "row-norm",
