@@ -32,6 +32,7 @@ from hedgerow_codecs.frame import (
     model_digest,
     read_header,
 )
+from hedgerow_codecs.frozen import MAX_PATTERN_BYTES, MAX_PATTERNS, Frozen
 from hedgerow_codecs.layout import KINDS, Layout, TensorSpec
 from hedgerow_codecs.mask import Mask
 from hedgerow_codecs.mask_frame import decode_mask, encode_mask
@@ -42,6 +43,8 @@ from hedgerow_codecs.tier import tier_mask
 __all__ = [
     "FEEDBACKS",
     "KINDS",
+    "MAX_PATTERNS",
+    "MAX_PATTERN_BYTES",
     "NO_BASE",
     "ChecksumError",
     "Codec",
@@ -55,6 +58,7 @@ __all__ = [
     "FrameError",
     "FrameHeader",
     "FrameKind",
+    "Frozen",
     "KindError",
     "Layout",
     "LayoutError",

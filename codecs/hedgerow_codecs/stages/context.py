@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hedgerow_codecs.errors import PayloadError
 from hedgerow_codecs.mask import Mask
 from hedgerow_codecs.stages.adaptive import Model
-from hedgerow_codecs.stages.energy import EVEN, Levels, fit_all_levels, geometry, live_classes
+from hedgerow_codecs.stages.energy import EVEN, Levels, fit_all_levels, geometry
 from hedgerow_codecs.stages.magnitude import (
     FIRST_BUCKETED,
     NUM_BUCKETS,
@@ -34,6 +34,7 @@ from hedgerow_codecs.stages.pattern import Patterns, fit_patterns, relations
 from hedgerow_codecs.stages.rans import MAX_STEPS_ALONE, decode_symbols, encode_symbols, grid_shape
 from hedgerow_codecs.stages.reader import Cargo, Reader, varint, write_section
 from hedgerow_codecs.stages.signal import Signal
+from hedgerow_codecs.stages.told import Told
 from hedgerow_codecs.stages.trellis import path_of, to_units
 
 _SYMBOLS_PER_LANE = 1024
@@ -89,17 +90,14 @@ class ContextCoder:
         return replace(signal, data=self._write(signal, indices, levels) + signal.data)
 
     def _write(self, signal: Signal, magnitudes: NDArray[np.int64], levels: list[Levels]) -> bytes:
-        classes = live_classes(levels, mask=signal.mask)
-        told = classes > 0
-        symbols = np.zeros(signal.mask.num_live, np.uint8)
-        symbols[signal.positions] = self._symbols(magnitudes)
-        if told.all():
-            bases = classes - np.uint8(1)
-        else:
-            symbols, bases = symbols[told], classes[told] - np.uint8(1)
+        told = Told.by(levels, mask=signal.mask)
+        indices = told.indices(signal.positions)
+        bases = told.classes - np.uint8(1)
+        symbols = np.zeros(bases.size, np.uint8)
+        symbols[indices] = self._symbols(magnitudes)
         large = magnitudes >= FIRST_BUCKETED
-        excess_bases = classes[signal.positions[large]] - np.uint8(1)
-        del classes, told  # a byte for each entry, while coding takes its most memory
+        excess_bases = bases[indices[large]]
+        del told, indices  # coding takes its most memory behind this
         buckets, lows = bucket((magnitudes[large] - FIRST_BUCKETED) // self._stride)
 
         # What is read last is written first: it rides in the first states of lanes that are read before it.
@@ -125,20 +123,20 @@ class ContextCoder:
         if lanes == 0:
             return replace(signal, data=reader.rest())
         levels = _read_levels(reader, mask=signal.mask)
-        classes = live_classes(levels, mask=signal.mask)
-        told = classes > 0
-        symbols = np.zeros(classes.size, np.uint8)
-        symbols[told] = _read(reader, classes[told] - np.uint8(1), model=self._model(), lanes=lanes)
+        told = Told.by(levels, mask=signal.mask)
+        bases = told.classes - np.uint8(1)
+        symbols = _read(reader, bases, model=self._model(), lanes=lanes)
         # Of truth values, numpy finds places six times as fast as of numbers.
-        positions = np.flatnonzero(symbols > 0).astype(np.int64, copy=False)
-        magnitudes = symbols[positions].astype(np.int64)
+        indices = np.flatnonzero(symbols > 0).astype(np.int64, copy=False)
+        positions = told.positions(indices)
+        magnitudes = symbols[indices].astype(np.int64)
         large = np.flatnonzero(magnitudes >= FIRST_BUCKETED)
         buckets = np.zeros(0, np.uint8)
         if large.size >= _FEW_EXCESSES:
             alphabet = reader.byte()
             if not 2 <= alphabet <= NUM_BUCKETS:
                 raise PayloadError(f"an alphabet has 2 to {NUM_BUCKETS} symbols, not {alphabet}")
-            excess_bases = classes[positions[large]] - np.uint8(1)
+            excess_bases = bases[indices[large]]
             buckets = _read(reader, excess_bases, model=excess_model(alphabet))
         reader.unload()
         negative = np.zeros(positions.size if self.signed else 0, np.bool_)
@@ -154,11 +152,11 @@ class ContextCoder:
             magnitudes[large[start : start + _BLOCK]] += unbucket(some, raw) * self._stride
         reader.end_bits()
         if self.trellis:
-            quantizer = np.zeros(classes.size, np.bool_)
-            quantizer[told] = path_of(symbols[told] & 1 > 0, lanes=lanes)
-            magnitudes = to_units(magnitudes, quantizer[positions])
-        negative = negative if self.signed else np.zeros(positions.size, np.bool_)
-        codes = np.where(negative, -magnitudes, magnitudes).astype(np.int32)
+            quantizer = path_of(symbols & 1 > 0, lanes=lanes)
+            magnitudes = to_units(magnitudes, quantizer[indices])
+        codes = magnitudes.astype(np.int32)
+        if self.signed:
+            codes *= 1 - 2 * negative.astype(np.int32)
         return replace(signal, positions=positions, codes=codes, data=reader.rest())
 
     @property

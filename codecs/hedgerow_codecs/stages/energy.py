@@ -210,7 +210,7 @@ def _cost(levels: Levels, *, codes: _Codes) -> float:
     return bits
 
 
-def _tensor_slices(mask: Mask) -> list[tuple[slice, slice]]:
+def tensor_slices(mask: Mask) -> list[tuple[slice, slice]]:
     """Return each tensor's place in the flat and in the live vector."""
     live = np.cumsum((0, *mask.lengths)).tolist()
     return [
@@ -260,7 +260,7 @@ def by_tensor(positions: NDArray[np.int64], *, mask: Mask) -> list[TensorPart]:
             _positions=positions,
         )
         for tensor, chosen, (flat, kept) in zip(
-            mask.layout.tensors, pairwise([0, *ends]), _tensor_slices(mask), strict=True
+            mask.layout.tensors, pairwise([0, *ends]), tensor_slices(mask), strict=True
         )
     ]
 
@@ -278,7 +278,7 @@ def fit_all_levels(
 def live_classes(levels: list[Levels], *, mask: Mask) -> NDArray[np.uint8]:
     """Return the class of each live entry, shape ``(num_live,)``."""
     classes = np.empty(mask.num_live, np.uint8)
-    for part, tensor, (flat, kept) in zip(levels, mask.layout.tensors, _tensor_slices(mask), strict=True):
+    for part, tensor, (flat, kept) in zip(levels, mask.layout.tensors, tensor_slices(mask), strict=True):
         whole = kept.stop - kept.start == tensor.size
         of_tensor = spread(part, tensor=tensor)
         classes[kept] = of_tensor if whole else of_tensor[mask.live[flat]]
