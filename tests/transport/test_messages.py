@@ -18,6 +18,8 @@ from hedgerow_transport import (
     BlobRef,
     CoordinatorState,
     Decline,
+    Delivery,
+    DeliveryReport,
     DeviceState,
     Manifest,
     Message,
@@ -83,6 +85,16 @@ MESSAGES: tuple[Message, ...] = (
     CoordinatorState(run="run-1", session=2, online=False, message="stopped", at=1_800_000_000),
     DeviceState(session=4, state="paused", round=3, at=1_800_000_000, reason="too warm"),
     Rebirth(),
+    Delivery(model=BlobRef(kind="export", digest=D, size=9), devices="pi-*,shed", serial=4, at=1_800_000_000),
+    DeliveryReport(
+        model=D,
+        purpose="calibrate",
+        outcome="measured",
+        metric="accuracy",
+        numbers={"after": 0.9, "samples": 100},
+        ranges=b"\x01\x02",
+        in_use=D,
+    ),
 )
 EVERY = pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 
@@ -94,7 +106,7 @@ def test_what_is_encoded_comes_back(message: Message) -> None:
 
 
 def test_tags_and_keys_are_unique_and_short() -> None:
-    assert len({type(message).TAG for message in MESSAGES}) == len(MESSAGES) == 13
+    assert len({type(message).TAG for message in MESSAGES}) == len(MESSAGES) == 15
     for message in MESSAGES:
         keys = [entry.metadata["key"] for entry in dataclasses.fields(message)]
         assert len(set(keys)) == len(keys)

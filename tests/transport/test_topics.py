@@ -78,11 +78,15 @@ def test_filters_select_what_a_side_needs() -> None:
     def reaches(filters: tuple[str, ...], topic: str) -> bool:
         return any(matches(wish, topic) for wish in filters)
 
-    down = (FARM.manifest, FARM.coordinator, FARM.blob(D), FARM.down("a"))
-    up = (FARM.need, FARM.up("a", "offer"), FARM.up("b", "chunk"), FARM.presence("a"))
-    assert [reaches(client, topic) for topic in down + up] == [True] * 4 + [False] * 4
-    assert [reaches(coordinator, topic) for topic in down + up] == [False] * 4 + [True] * 4
+    down = (FARM.manifest, FARM.coordinator, FARM.blob(D), FARM.down("a"), FARM.delivery)
+    up = (FARM.need, FARM.up("a", "offer"), FARM.up("b", "chunk"), FARM.presence("a"), FARM.up("a", "report"))
+    assert [reaches(client, topic) for topic in down + up] == [True] * 5 + [False] * 5
+    assert [reaches(coordinator, topic) for topic in down + up] == [False] * 5 + [True] * 5
     assert not reaches(client, FARM.down("b"))
+    deliverer = FARM.deliverer_filters()
+    wanted = (FARM.need, FARM.up("a", "report"), FARM.presence("a"), FARM.manifest, FARM.delivery)
+    assert all(reaches(deliverer, topic) for topic in wanted)
+    assert not any(reaches(deliverer, FARM.up("a", kind)) for kind in ("offer", "chunk", "sync"))
 
 
 @pytest.mark.parametrize(

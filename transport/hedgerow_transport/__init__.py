@@ -22,6 +22,12 @@ from hedgerow_transport.credentials import (
     write_json,
     write_new,
 )
+from hedgerow_transport.delivery import (
+    MAX_RANGES_BYTES,
+    Delivery,
+    DeliveryKey,
+    DeliveryReport,
+)
 from hedgerow_transport.device_register import Device, DeviceRegister, Devices
 from hedgerow_transport.durable_file import UNFINISHED, sync_directory, write_durably
 from hedgerow_transport.envelope import is_sealed, open_unchecked
@@ -120,6 +126,7 @@ __all__ = [
     "MAX_CHUNK_BYTES",
     "MAX_COHORT",
     "MAX_MANIFEST_STEPS",
+    "MAX_RANGES_BYTES",
     "MAX_ROUTE_STEPS",
     "MESSAGE_VERSION",
     "MIN_CHUNK_BYTES",
@@ -150,6 +157,9 @@ __all__ = [
     "Credentials",
     "CredentialsError",
     "Decline",
+    "Delivery",
+    "DeliveryKey",
+    "DeliveryReport",
     "Device",
     "DeviceRegister",
     "DeviceState",

@@ -9,6 +9,7 @@ from hedgerow_transport.envelope import Envelope
 from hedgerow_transport.topics import ParsedTopic
 
 _PRESENCE = ("presence", "coordinator")
+_RETAINED = ("manifest", "delivery", "report")
 
 
 class Freshness:
@@ -35,8 +36,8 @@ class Freshness:
             The public key that it is signed with. A device that has joined again counts anew.
         """
         mark = f"{topic.client or ''} {blake2b(key, digest_size=4).hexdigest()}"
-        if topic.kind == "manifest":
-            return self._take_latest(f"manifest {mark}", envelope.counter)
+        if topic.kind in _RETAINED:
+            return self._take_latest(f"{topic.kind} {mark}", envelope.counter)
         if topic.kind in _PRESENCE:
             return self._take_presence(f"{topic.kind} {mark}", envelope)
         return self._take_once(f"{'down' if topic.kind == 'down' else 'up'} {mark}", envelope.counter)

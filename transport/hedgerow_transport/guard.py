@@ -22,8 +22,9 @@ LAST_MANIFEST_VALID_S = 365 * 86_400
 MAX_SIGNED_MANIFEST_BYTES = 999
 # How old a message with our own key may be to count as that of a rival coordinator.
 RIVAL_S = 2 * RENEW_S
-_FROM_COORDINATOR = ("manifest", "coordinator", "down")
-_FROM_CLIENT = ("presence", "offer", "decline", "sync", "state")
+_FROM_COORDINATOR = ("manifest", "coordinator", "down", "delivery")
+_FROM_CLIENT = ("presence", "offer", "decline", "sync", "state", "report")
+_EXPIRING = ("manifest", "delivery")
 
 
 class Guard:
@@ -81,7 +82,7 @@ class Guard:
         if kind not in ours or not payload:
             return payload
         now = min(max(0, int(self._wall_clock())), MAX_TIME)
-        expires = min(now + _manifest_valid_s(payload), MAX_TIME) if kind == "manifest" else 0
+        expires = min(now + _valid_s(kind, payload), MAX_TIME) if kind in _EXPIRING else 0
         envelope = Envelope(counter=self._counter.next(), issued=now, expires=expires, will=will)
         sealed = envelope.seal(payload, topic=topic, key=self._credentials.signing_key)
         if kind == "manifest" and len(sealed) > MAX_SIGNED_MANIFEST_BYTES:
@@ -124,7 +125,7 @@ class Guard:
             )
         if parsed.kind in _FROM_COORDINATOR:
             self._seen.note_time(envelope.issued)
-        if parsed.kind == "manifest":
+        if parsed.kind in _EXPIRING:
             # Few, and an older one must not pass after a power cut.
             self._seen.save()
         return message
@@ -211,7 +212,9 @@ def _checked(topic: str, payload: bytes, *, key: bytes, sender: str) -> tuple[En
     return envelope, message
 
 
-def _manifest_valid_s(payload: bytes) -> int:
+def _valid_s(kind: str, payload: bytes) -> int:
+    if kind != "manifest":
+        return MANIFEST_VALID_S
     over = decode_message(payload, Manifest).state in ("finished", "failed")
     return LAST_MANIFEST_VALID_S if over else MANIFEST_VALID_S
 

@@ -24,7 +24,7 @@ from hedgerow_transport.fields import (
 from hedgerow_transport.message import Message, Record, on_wire
 from hedgerow_transport.topics import DIGEST_BYTES
 
-BLOB_KINDS = ("plan", "seed", "keyframe", "mask", "mask_delta", "model_delta", "update")
+BLOB_KINDS = ("plan", "seed", "keyframe", "mask", "mask_delta", "model_delta", "update", "export")
 MANIFEST_STATES = ("waiting", "round", "finished", "failed")
 RUN_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 FEEDBACK_PATTERN = "[a-z0-9-]{1,16}"

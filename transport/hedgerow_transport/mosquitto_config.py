@@ -200,6 +200,7 @@ def acl_text(*, coordinator: str = COORDINATOR_IDENTITY) -> str:
             "",
             f"pattern read {every}/manifest",
             f"pattern read {every}/coordinator",
+            f"pattern read {every}/delivery",
             f"pattern read {every}/blob/+",
             f"pattern read {every}/down/%u",
             f"pattern readwrite {every}/presence/%u",

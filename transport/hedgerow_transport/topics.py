@@ -9,7 +9,7 @@ from hedgerow_transport.errors import TopicError
 
 NAME_PATTERN = "[a-z0-9][a-z0-9_-]{0,31}"
 TOPIC_ROOT = "hedgerow/1"
-UP_KINDS = ("offer", "chunk", "decline", "sync", "state")
+UP_KINDS = ("offer", "chunk", "decline", "sync", "state", "report")
 DIGEST_BYTES = 16
 
 
@@ -61,6 +61,11 @@ class Topics:
         return self._topic("coordinator")
 
     @property
+    def delivery(self) -> str:
+        """The retained `Delivery`."""
+        return self._topic("delivery")
+
+    @property
     def need(self) -> str:
         """Where clients ask for chunks with `Need`."""
         return self._topic("need")
@@ -102,7 +107,12 @@ class Topics:
 
     def client_filters(self, client: str) -> tuple[str, ...]:
         """Return what a client subscribes to."""
-        return (self.manifest, self.coordinator, self._topic("blob/+"), self.down(client))
+        return (self.manifest, self.coordinator, self._topic("blob/+"), self.down(client), self.delivery)
+
+    def deliverer_filters(self) -> tuple[str, ...]:
+        """Return what whoever delivers a model subscribes to."""
+        reports = self._topic("up/+/report")
+        return (self.need, reports, self.presence_filter, self.manifest, self.delivery)
 
     def coordinator_filters(self) -> tuple[str, ...]:
         """Return what a coordinator subscribes to."""
@@ -127,7 +137,7 @@ class Topics:
 
 _TOPIC = re.compile(
     rf"{TOPIC_ROOT}/{NAME_PATTERN}/(?:"
-    r"(?P<plain>manifest|coordinator|need)"
+    r"(?P<plain>manifest|coordinator|need|delivery)"
     rf"|blob/(?P<digest>[0-9a-f]{{{2 * DIGEST_BYTES}}})"
     rf"|up/(?P<sender>{NAME_PATTERN})/(?P<up>{'|'.join(UP_KINDS)})"
     rf"|(?P<single>down|presence)/(?P<client>{NAME_PATTERN})"
