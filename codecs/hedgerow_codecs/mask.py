@@ -92,6 +92,10 @@ class Mask:
         """Make the mask under which every parameter is live."""
         return Mask(layout=layout, live=np.ones(layout.num_parameters, np.bool_))
 
+    def opposite(self) -> Mask:
+        """Return the mask of what is pruned; parameters that are not prunable are live on either side."""
+        return Mask(layout=self.layout, live=~self.live | ~self.layout.prunable())
+
     @property
     def density(self) -> float:
         """Live share of all parameters of the layout, 0 to 1 inclusive (1 where it has none)."""

@@ -29,7 +29,7 @@ def encode_mask(mask: Mask, *, previous: Mask | None = None) -> bytes:
     if previous.layout != mask.layout:
         raise MaskError("a mask can only be encoded against a mask of its own layout")
     changed = mask.live ^ previous.live
-    parts = [encode_bits(side.gather(changed), mask=side) for side in (previous, _opposite(previous))]
+    parts = [encode_bits(side.gather(changed), mask=side) for side in (previous, previous.opposite())]
     return seal(b"".join(parts), kind=FrameKind.MASK_DELTA, codec=0, mask=mask, base=previous.digest)
 
 
@@ -55,9 +55,9 @@ def decode_mask(frame: bytes, *, layout: Layout, previous: Mask | None = None) -
         live = bits | ~layout.prunable()
     else:
         dropped, rest = decode_bits(payload, mask=previous)
-        grown, rest = decode_bits(rest, mask=_opposite(previous))
+        grown, rest = decode_bits(rest, mask=previous.opposite())
         # Parameters that are not prunable are on both sides and never change.
-        changed = previous.scatter(dropped) ^ _opposite(previous).scatter(grown)
+        changed = previous.scatter(dropped) ^ previous.opposite().scatter(grown)
         live = (previous.live ^ changed) | ~layout.prunable()
     if rest:
         raise PayloadError(f"{len(rest)} bytes follow the mask")
@@ -65,8 +65,3 @@ def decode_mask(frame: bytes, *, layout: Layout, previous: Mask | None = None) -
     if mask.digest != header.mask:
         raise PayloadError(f"frame holds mask {mask.digest.hex()}, but names {header.mask.hex()}")
     return mask
-
-
-def _opposite(mask: Mask) -> Mask:
-    """Return the mask of what is pruned; parameters that are not prunable are live on either side."""
-    return Mask(layout=mask.layout, live=~mask.live | ~mask.layout.prunable())

@@ -126,7 +126,7 @@ def decode_wide(
                 _advance(state, past, indices, entries, lookup=lookup, kept=kept, source=source)
                 entries &= np.uint32((1 << _FREQUENCY_SHIFT) - 1)
                 entries >>= symbol_shift
-                symbols[:width, first:behind] = entries.T
+                symbols[:width, first:behind] = entries.astype(np.uint8).T  # sooner than a cast on the way
                 if end < steps:
                     seen = indices[:, :: counted_lanes(lanes)] >> _BITS
                     seen *= np.uint32(model.alphabet)
