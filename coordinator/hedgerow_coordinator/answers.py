@@ -12,6 +12,7 @@ from hedgerow_codecs import (
     NO_BASE,
     DecodedUpdate,
     FrameKind,
+    Frozen,
     Layout,
     Mask,
     decode_frame,
@@ -60,6 +61,8 @@ class AnswerReader:
         The weights that every device holds.
     base
         Their digest.
+    frozen
+        Tensors that answers are without; None where there are none.
     """
 
     def __init__(
@@ -70,16 +73,21 @@ class AnswerReader:
         published: NDArray[np.float32],
         base: bytes,
         question: Mapping[str, object],
+        frozen: Frozen | None = None,
     ) -> None:
         self.question = question
         self._policy, self._mask, self._base = policy, mask, base
         self._region = Mask.dense(mask.layout) if self.question.get("pruned") else mask
+        self._frozen = frozen or Frozen(layout=mask.layout)
+        # What frames are made under, by what is known of them here.
+        self._moving = {known: self._frozen.moving(known) for known in (mask, self._region)}
         self._tiers: tuple[Mask, ...] = ()
         if policy.policy == "tiered":
             shares = sorted({float(str(share)) for share in policy.tiers.values()})
             self._tiers = tuple(
                 tier_mask(published, mask=mask, share=share, protect=policy.protect) for share in shares
             )
+            self._moving |= {tier: self._frozen.moving(tier) for tier in self._tiers}
 
     @property
     def kind(self) -> str:
@@ -115,14 +123,18 @@ class AnswerReader:
         if besides and self.is_vote:
             mask = self._checked(decode_mask(besides, layout=mask.layout, previous=mask))
         elif besides:
-            scores = decode_frame(besides, kind=FrameKind.SCORES, mask=self._region, base=NO_BASE)
+            scores = self._decoded(besides, kind=FrameKind.SCORES, mask=self._region, base=NO_BASE)
         elif self._tiers:
             found = read_header(frame).mask
-            mask = next((tier for tier in self._tiers if tier.digest.startswith(found)), mask)
-        update = decode_frame(frame, kind=FrameKind.UPDATE, mask=mask, base=self._base)
+            mask = next((t for t in self._tiers if self._moving[t].digest.startswith(found)), mask)
+        update = self._decoded(frame, kind=FrameKind.UPDATE, mask=mask, base=self._base)
         return Answer(
             update=update, scores=scores, update_bytes=len(frame), besides_bytes=len(blob) - len(frame)
         )
+
+    def _decoded(self, frame: bytes, *, kind: FrameKind, mask: Mask, base: bytes) -> DecodedUpdate:
+        moving = self._moving.get(mask) or self._frozen.moving(mask)
+        return self._frozen.widened(decode_frame(frame, kind=kind, mask=moving, base=base), mask=mask)
 
     def _checked(self, proposed: Mask) -> Mask:
         for tensor, before, after, part in zip(

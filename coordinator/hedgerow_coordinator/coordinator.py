@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from hedgerow_codecs import Layout, LayoutError, Mask, encode_seeded, seeded_parameters
+from hedgerow_codecs import Frozen, Layout, LayoutError, Mask, encode_seeded, seeded_parameters
 from hedgerow_coordinator.broadcast import Broadcast
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.errors import SettingError
@@ -20,7 +20,14 @@ from hedgerow_coordinator.phases.close import Close
 from hedgerow_coordinator.phases.gather import Gather
 from hedgerow_coordinator.phases.phase import Phase
 from hedgerow_coordinator.plan import Plan
-from hedgerow_coordinator.pruning import Evidence, initial_mask, prunable_groups, rescaled, synflow_of
+from hedgerow_coordinator.pruning import (
+    Evidence,
+    PruningPolicy,
+    initial_mask,
+    prunable_groups,
+    rescaled,
+    synflow_of,
+)
 from hedgerow_coordinator.quarantine import QUARANTINE_S, Quarantine
 from hedgerow_coordinator.records import RoundRecord
 from hedgerow_coordinator.routes import Routes
@@ -90,7 +97,7 @@ class Coordinator:
         wall_clock: Callable[[], float] = time.time,
         room: Callable[[], float] = lambda: math.inf,
     ) -> None:
-        plan.pruning.check(layout)
+        frozen, pruning = plan.frozen(layout), plan.policy(layout)
         topics = Topics(plan.transport.namespace)
         broadcast = Broadcast(
             store.blobs,
@@ -110,11 +117,11 @@ class Coordinator:
             from hedgerow_export import channel_groups
 
             found = channel_groups(store.template_bytes())
-            groups = prunable_groups(found, layout, protect=plan.pruning.protect)
+            groups = prunable_groups(found, layout, protect=pruning.protect)
         if latest is None:
             weights = start()
             known = Evidence(weights=weights, mask=Mask.dense(layout), flow=flow, groups=groups)
-            state, steps = _first_state(plan, known=known)
+            state, steps = _first_state(plan, policy=pruning, known=known)
             routes.add(0, steps)
             state = ServerState(
                 version=0,
@@ -142,6 +149,8 @@ class Coordinator:
             state=state,
             broadcast=broadcast,
             routes=routes,
+            pruning=pruning,
+            frozen=frozen,
             evaluate=evaluate,
             read_traffic=read_traffic,
             wall_clock=wall_clock,
@@ -149,6 +158,10 @@ class Coordinator:
             flow=flow,
             groups=groups,
         )
+        if frozen and latest is None:
+            sentence = _frozen_sentence(frozen, policy=pruning)
+            self._federation.say(sentence)
+            store.event("frozen", sentence)
         failed = sum(r.status == "failed" and r.round == self._federation.round for r in store.rounds())
         self._federation.attempt = failed + 1
         self._phase: Phase | None = None
@@ -390,18 +403,34 @@ def _first_weights(plan: Plan, *, layout: Layout, first_weights: Callable[[], ob
     return np.asarray(first_weights(), dtype=np.float32)
 
 
-def _first_state(plan: Plan, *, known: Evidence) -> tuple[ServerState, Steps]:
+def _frozen_sentence(frozen: Frozen, *, policy: PruningPolicy) -> str:
+    total = frozen.layout.num_parameters
+    trained = total - frozen.num_parameters
+    sentence = (
+        f"{len(frozen.names)} of {len(frozen.layout.tensors)} tensors are frozen, "
+        f"with {frozen.num_parameters:,} of {total:,} parameters: they are sent once"
+    )
+    if policy.prunes and not policy.density_is_outcome:
+        share = max(0.0, policy.density * total - frozen.num_parameters) / trained
+        sentence += (
+            f"; a density of {policy.density:g} of all is {share:.3g} of the {trained:,} that are trained"
+        )
+    return sentence
+
+
+def _first_state(plan: Plan, *, policy: PruningPolicy, known: Evidence) -> tuple[ServerState, Steps]:
     """Return version 0 and the frames that bring a client there from nothing."""
     weights, layout = known.weights, known.mask.layout
     mask = initial_mask(
         weights,
         layout=layout,
-        policy=plan.pruning,
+        policy=policy,
         seed=plan.run.seed,
-        by_score=plan.model.init == "template",
+        by_score=plan.model.init != "seeded",
         evidence=known,
     )
-    if mask.num_live < layout.num_parameters:
+    # Trained weights have the size that they need.
+    if mask.num_live < layout.num_parameters and plan.model.init != "pretrained":
         weights = rescaled(weights, mask=mask)
     state = ServerState(version=0, mask=mask, weights=weights, published=weights.copy())
     if plan.model.init == "seeded" and mask.num_live == layout.num_parameters:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hedgerow_codecs import Layout
+from hedgerow_codecs import Frozen, Layout
 from hedgerow_coordinator.attendance import Attendance
 from hedgerow_coordinator.broadcast import Broadcast
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.plan import Plan
-from hedgerow_coordinator.pruning import UNDO_MASK, Watch, has_too_many_channels, react
+from hedgerow_coordinator.pruning import UNDO_MASK, PruningPolicy, Watch, has_too_many_channels, react
 from hedgerow_coordinator.routes import Routes
 from hedgerow_coordinator.server_model import published_digest
 from hedgerow_coordinator.store import RunStore
@@ -41,6 +41,9 @@ class Federation:
     state: ServerState
     broadcast: Broadcast
     routes: Routes
+    # The plan's policy, with what is frozen among the protected tensors.
+    pruning: PruningPolicy
+    frozen: Frozen
     evaluate: Evaluate | None
     read_traffic: TrafficReader
     wall_clock: Callable[[], float]
@@ -69,7 +72,7 @@ class Federation:
     @property
     def question(self) -> dict[str, object]:
         """What the devices are asked for beside their updates in this round; nothing in the last one."""
-        pruning = self.plan.pruning
+        pruning = self.pruning
         watch, _ = react(
             Watch.of_notes(self.state.notes),
             tolerance=pruning.tolerance,
@@ -110,8 +113,12 @@ class Federation:
             codec=self.plan.uplink_at(self.round),
             feedback=self.plan.codec.feedback,
             residual_decay=self.plan.codec.residual_decay,
-            pruning=self.plan.pruning.told(self.question),
+            pruning=self._told(),
         )
+
+    def _told(self) -> dict[str, object]:
+        freeze = self.plan.model.freeze
+        return self.plan.pruning.told(self.question) | ({"freeze": list(freeze)} if freeze else {})
 
     def publish_manifest(self, state: str, *, cohort: tuple[str, ...] = (), reason: str = "") -> None:
         """Say where the run stands, and push the blobs that clients of the version before lack."""

@@ -109,11 +109,12 @@ class Intake:
         self._federation = federation
         self._mask = federation.state.mask
         self._answers = AnswerReader(
-            federation.plan.pruning,
+            federation.pruning,
             mask=self._mask,
             published=federation.state.published,
             base=published_digest(federation.state),
             question=federation.question,
+            frozen=federation.frozen,
         )
         self._incoming: dict[str, _Incoming] = {}
         self._accepted: dict[str, bytes] = {}

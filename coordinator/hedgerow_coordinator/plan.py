@@ -11,7 +11,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hedgerow_codecs import FEEDBACKS, CodecError, ConfigError, codec_from_config
+from hedgerow_codecs import (
+    FEEDBACKS,
+    MAX_PATTERNS,
+    CodecError,
+    ConfigError,
+    Frozen,
+    Layout,
+    LayoutError,
+    codec_from_config,
+)
 from hedgerow_coordinator.codec_schedule import codec_config_at
 from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.pruning.policy import ADDED, PruningPolicy
@@ -33,6 +42,7 @@ MAX_COHORT = 120
 _ADDED: Mapping[tuple[str, str], object] = {
     ("codec", "feedback"): "residual",
     ("codec", "residual_decay"): 1.0,
+    ("model", "freeze"): (),
     ("aggregation", "optimizer"): "sgd",
     ("aggregation", "server_momentum"): 0.0,
     ("aggregation", "second_moment_decay"): 0.99,
@@ -59,14 +69,23 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """``[model]``: the ONNX template, relative to the plan, and where the first weights come from."""
+    """``[model]``: the ONNX template, relative to the plan, and where the first weights come from.
+
+    `init` "pretrained" takes the template's weights, as "template" does, where they are trained already.
+    Of tensors that a pattern of `freeze` means the first values stay; see `hedgerow_codecs.Frozen.matching`.
+    """
 
     template: str = "template.onnx"
     init: str = "seeded"
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_path("template", self.template)
-        check_choice("init", self.init, ("seeded", "template"))
+        check_choice("init", self.init, ("seeded", "template", "pretrained"))
+        if len(self.freeze) > MAX_PATTERNS:
+            raise SettingError(
+                f"must be at most {MAX_PATTERNS} patterns, not {len(self.freeze)}", key="freeze"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +299,31 @@ class Plan:
                 table="pruning",
                 key="tolerance",
             )
+
+    def frozen(self, layout: Layout) -> Frozen:
+        """Return the tensors that stay as they are.
+
+        Raises
+        ------
+        SettingError
+            A pattern means none of the layout's tensors, or nothing is left to train.
+        """
+        try:
+            return Frozen.matching(layout, self.model.freeze)
+        except LayoutError as error:
+            raise SettingError(f"cannot be used: {error}", table="model", key="freeze") from error
+
+    def policy(self, layout: Layout) -> PruningPolicy:
+        """Return the pruning policy, with what is frozen among the protected tensors.
+
+        Raises
+        ------
+        SettingError, DensityError
+            As `frozen`, and where the policy cannot be carried out on this layout.
+        """
+        policy = self.pruning.protecting(self.frozen(layout).names)
+        policy.check(layout)
+        return policy
 
     def uplink_at(self, round_number: int) -> dict[str, object]:
         """Return the codec configuration of the updates of a round, from 1."""

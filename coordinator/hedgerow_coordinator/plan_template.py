@@ -1,5 +1,7 @@
 """The plan.toml that `hedgerow init` writes: every key, its default and what it does."""
 
+import json
+
 _TEMPLATE = """\
 # The plan of a federated run. The coordinator reads it at the start and keeps a copy in the run directory.
 
@@ -10,7 +12,9 @@ seed = 7                     # of everything random: first weights, cohorts, bat
 
 [model]
 template = "template.onnx"   # written by `hedgerow init`; relative to this file
-init = "{init}"{gap}# first weights: "seeded" (from the seed) or "template" (those it holds)
+init = "{init}"{gap}# first weights: "seeded" (from the seed), "template" (those it holds), or
+#                            # "pretrained" (those it holds, trained elsewhere)
+freeze = {freeze}{freeze_gap}# tensors or layers that stay as they are: "conv1", "layer?.*"
 
 [cohort]
 min_clients = {min_clients}              # wait for so many before round 1
@@ -87,6 +91,7 @@ def plan_template(
     has_test_data: bool = False,
     metric: str = "accuracy",
     init: str = "seeded",
+    freeze: tuple[str, ...] = (),
     density: float = 0.2,
     chunk_bytes: int = 49152,
     chunk_reason: str = "fits brokers that take packets of at most 64 kB",
@@ -107,6 +112,8 @@ def plan_template(
         The metric's name.
     init : str
         Where the first weights come from; see `ModelSettings`.
+    freeze : tuple[str, ...]
+        Patterns of tensors that are not trained.
     density : float
         At the end, in (0, 1]; a small model cannot have the usual one.
     chunk_bytes : int
@@ -115,6 +122,7 @@ def plan_template(
         Why it is that, for the comment behind it.
     """
     start_round = min(2, rounds)
+    frozen = json.dumps(freeze, ensure_ascii=False)
     data = 'data = "evaluate.npz"        # arrays `inputs` and `targets`'
     return _TEMPLATE.format(
         name=name,
@@ -127,6 +135,8 @@ def plan_template(
         init=init,
         density=density,
         gap=" " * (20 - len(init)),
+        freeze=frozen,
+        freeze_gap=" " * max(1, 20 - len(frozen)),
         chunk_bytes=chunk_bytes,
         chunk_reason=chunk_reason,
     )

@@ -14,6 +14,7 @@ from hedgerow_codecs import (
     NO_BASE,
     Codec,
     FrameKind,
+    Frozen,
     Mask,
     codec_from_config,
     encode_frame,
@@ -54,7 +55,12 @@ def averaged(state: ServerState, step: NDArray[np.float64]) -> NDArray[np.float3
 
 
 def stepped(
-    state: ServerState, weights: NDArray[np.float32], *, mask: Mask, codec: Codec
+    state: ServerState,
+    weights: NDArray[np.float32],
+    *,
+    mask: Mask,
+    codec: Codec,
+    frozen: Frozen | None = None,
 ) -> tuple[ServerState, Steps]:
     """Return the next version, and the frames that bring a client there.
 
@@ -68,6 +74,8 @@ def stepped(
         The mask of the new version; what it drops becomes zero, what it grows starts at zero.
     codec
         How the way down is coded.
+    frozen
+        Tensors that keep their values, whatever `weights` says; None where there are none.
 
     Returns
     -------
@@ -78,13 +86,16 @@ def stepped(
     steps: list[tuple[str, bytes]] = []
     if mask.digest != state.mask.digest:
         steps.append(("mask_delta", encode_mask(mask, previous=state.mask)))
+    frozen = frozen or Frozen(layout=mask.layout)
     weights = np.where(mask.live, weights, np.float32(0.0))
+    weights[frozen.entries] = state.weights[frozen.entries]
     published = np.where(mask.live, state.published, np.float32(0.0))
-    wanted = mask.gather(weights - published)
+    positions = frozen.positions(mask)
+    wanted = weights[positions] - published[positions]
     frame, sent = encode_frame_with_decoded(
-        wanted, kind=FrameKind.MODEL_DELTA, mask=mask, base=base, codec=codec
+        wanted, kind=FrameKind.MODEL_DELTA, mask=frozen.moving(mask), base=base, codec=codec
     )
-    published[mask.positions] += sent.values()
+    published[positions] += sent.values()
     steps.append(("model_delta", frame))
     following = ServerState(version=state.version + 1, mask=mask, weights=weights, published=published)
     return following, tuple(steps)

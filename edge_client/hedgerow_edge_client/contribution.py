@@ -16,6 +16,8 @@ from hedgerow_codecs import (
     ErrorFeedback,
     Feedback,
     FrameKind,
+    Frozen,
+    Layout,
     Mask,
     bundle,
     codec_from_config,
@@ -32,6 +34,22 @@ from hedgerow_edge_client.state import Pending
 from hedgerow_transport import RoundPlan
 
 
+def frozen_of(plan: RoundPlan, layout: Layout) -> Frozen:
+    """Return the tensors that a plan freezes.
+
+    Raises
+    ------
+    ValueError
+        It names them in a way that is not understood here.
+    hedgerow_codecs.LayoutError
+        A pattern means no tensor of the model.
+    """
+    patterns = plan.pruning.get("freeze", ())
+    if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
+        raise ValueError("the plan names the frozen tensors in a way that makes no sense")
+    return Frozen.matching(layout, patterns)
+
+
 def own_mask(plan: RoundPlan, *, client: str, profile: Mapping[str, object], replica: Replica) -> Mask:
     """Return the part of the model that this device trains: all of it, or its tier's.
 
@@ -44,7 +62,7 @@ def own_mask(plan: RoundPlan, *, client: str, profile: Mapping[str, object], rep
     if not shares:
         return replica.mask
     share = tier_share(shares, client=client, profile=profile)
-    protect = plan.pruning.get("protect", ())
+    protect = (*plan.pruning.get("protect", ()), *frozen_of(plan, replica.mask.layout).names)
     return tier_mask(replica.weights, mask=replica.mask, share=share, protect=protect)
 
 
@@ -80,6 +98,7 @@ def training_of(
         question=Question.read(plan.pruning.get("question", {})),
         power=_power(plan),
         biased=plan.pruning.get("biased") is True,
+        frozen=frozen_of(plan, replica.mask.layout).names,
     )
 
 
@@ -124,12 +143,17 @@ def update_of(
     feedback = feedback.remask(mask)
     if isinstance(feedback, ErrorFeedback):
         feedback = feedback.decayed(plan.residual_decay)
-    wanted = feedback.compensate(result.weights - np.where(mask.live, replica.weights, np.float32(0)))
+    frozen = frozen_of(plan, mask.layout)
+    delta = result.weights - np.where(mask.live, replica.weights, np.float32(0))
+    delta[frozen.entries] = 0
+    wanted = feedback.compensate(delta)
+    positions = frozen.positions(mask)
     codec = codec_from_config(plan.codec)
     frame, decoded = encode_frame_with_decoded(
-        mask.gather(wanted), kind=FrameKind.UPDATE, mask=mask, base=base, codec=codec
+        wanted[positions], kind=FrameKind.UPDATE, mask=frozen.moving(mask), base=base, codec=codec
     )
-    sent = mask.scatter(decoded.values())
+    sent = np.zeros_like(wanted)
+    sent[positions] = decoded.values()
     if plan.pruning.get("question"):
         frame = bundle(frame, _answer(result, mask=mask, shared=replica.mask, plan=plan))
     metrics = {"loss": float(result.loss)}
@@ -161,10 +185,12 @@ def _answer(result: TrainResult, *, mask: Mask, shared: Mask, plan: RoundPlan) -
         return b""
     question = plan.pruning["question"]
     region = Mask.dense(shared.layout) if question.get("pruned") else shared
+    frozen = frozen_of(plan, shared.layout)
     # Of tensors that no mask touches nobody needs a score.
-    scores = np.where(shared.layout.prunable(), result.scores, np.float32(0))
+    scores = np.where(shared.layout.prunable(), result.scores, np.float32(0))[frozen.positions(region)]
+    moving = frozen.moving(region)
     codec = codec_from_config(question["codec"])
-    return encode_frame(region.gather(scores), kind=FrameKind.SCORES, mask=region, base=NO_BASE, codec=codec)
+    return encode_frame(scores, kind=FrameKind.SCORES, mask=moving, base=NO_BASE, codec=codec)
 
 
 def tier_share(shares: Mapping[str, object], *, client: str, profile: Mapping[str, object]) -> float:

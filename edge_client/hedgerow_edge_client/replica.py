@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hedgerow_codecs import (
     FrameKind,
+    Frozen,
     Layout,
     Mask,
     decode_frame,
@@ -55,8 +56,12 @@ class Replica:
         """Digest of the live weights and the mask; 16 zero bytes before the first keyframe."""
         return ZERO_DIGEST if self.version == NOTHING else model_digest(self.weights, mask=self.mask)
 
-    def advanced(self, steps: Sequence[tuple[str, bytes]], *, version: int) -> Replica:
+    def advanced(
+        self, steps: Sequence[tuple[str, bytes]], *, version: int, frozen: Frozen | None = None
+    ) -> Replica:
         """Return the replica after `steps`, each a (blob kind, frame) pair, in order.
+
+        Deltas are without the `frozen` tensors; None where nothing is frozen.
 
         Raises
         ------
@@ -66,6 +71,7 @@ class Replica:
             When a frame is damaged or was made against another model or mask.
         """
         mask, weights, base = self.mask, self.weights.copy(), self.digest
+        frozen = frozen or Frozen(layout=mask.layout)
         for kind, frame in steps:
             if kind == "seed":
                 mask = Mask.dense(mask.layout)
@@ -82,8 +88,9 @@ class Replica:
                 weights = mask.scatter(update.values())
                 base = model_digest(weights, mask=mask)
             elif kind == "model_delta":
-                update = decode_frame(frame, kind=FrameKind.MODEL_DELTA, mask=mask, base=base)
-                weights[mask.positions] += update.values()
+                moving = frozen.moving(mask)
+                update = decode_frame(frame, kind=FrameKind.MODEL_DELTA, mask=moving, base=base)
+                weights[frozen.positions(mask)] += update.values()
                 base = model_digest(weights, mask=mask)
             else:
                 raise ReplicaError(f"a blob of kind '{kind}' is no step of a model", kind=kind)

@@ -47,6 +47,8 @@ class TrainRequest:
         Powerpropagation's alpha (Schwarz 2021), at least 1; 1 is plain descent.
     biased
         Whether tensors with dead weights are trained by FIARSE's biased gradient; see `training.train`.
+    frozen
+        Names of the tensors that keep their values.
 
     Raises
     ------
@@ -68,6 +70,7 @@ class TrainRequest:
     question: Question | None = None
     power: float = 1.0
     biased: bool = False
+    frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.round < 0:
@@ -98,6 +101,7 @@ class TrainRequest:
         wire["weights"] = self.weights.astype("<f4", copy=False).tobytes()
         wire["live"] = np.packbits(self.live).tobytes()
         wire["question"] = None if self.question is None else self.question.to_plain()
+        wire["frozen"] = list(self.frozen)
         return wire
 
     @classmethod
@@ -109,7 +113,9 @@ class TrainRequest:
             raise ValueError(f"live has {bits.size} bytes for {weights.size} weights")
         live = np.unpackbits(bits, count=weights.size).astype(np.bool_)
         question = Question.read(wire["question"] or {})
-        return cls(**{**wire, "weights": weights, "live": live, "question": question})
+        frozen = tuple(str(name) for name in wire["frozen"])
+        vectors = {"weights": weights, "live": live}
+        return cls(**{**wire, **vectors, "question": question, "frozen": frozen})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,7 +16,7 @@ from hedgerow_codecs import (
     codec_from_config,
 )
 from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
-from hedgerow_edge_client.contribution import own_mask, training_of, update_of
+from hedgerow_edge_client.contribution import frozen_of, own_mask, training_of, update_of
 from hedgerow_edge_client.device_state import Doing
 from hedgerow_edge_client.errors import ReplicaError, TrainingDiverged
 from hedgerow_edge_client.feedback import estimate_digest, feedback_after, fresh_feedback, under_mask
@@ -349,6 +349,10 @@ class ClientSession:
                 return [
                     Leave(reason=f"this run's codec is not known here: {error}; update Hedgerow", failed=True)
                 ]
+            try:
+                frozen_of(plan, self._layout)
+            except (CodecError, ValueError) as error:
+                return [Leave(reason=f"what this run freezes is not known here: {error}", failed=True)]
             self._plan = (manifest.plan.digest, plan)
             if plan.feedback in FEEDBACKS and plan.feedback != self._feedback.kind:
                 # What was kept, and made from it, says nothing to a run with another kind.
@@ -358,7 +362,9 @@ class ClientSession:
         if self._steps:
             try:
                 replica = self._replica.advanced(
-                    [(ref.kind, fetch.data(ref.digest)) for ref in self._steps], version=manifest.version
+                    [(ref.kind, fetch.data(ref.digest)) for ref in self._steps],
+                    version=manifest.version,
+                    frozen=frozen_of(self._plan[1], self._layout),
                 )
             except (CodecError, ReplicaError) as error:
                 return self._start_over(f"a step to version {manifest.version} does not fit: {error}", now)

@@ -45,6 +45,8 @@ class Task:
         Name of the metric that the outcome is judged by.
     protect
         Names of tensors that are never pruned.
+    freeze
+        Patterns of tensors that are not trained, for the plan that `hedgerow init` writes.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Task:
     load_test_data: Callable[[Path | None], Any] | None = None
     metric: str = "accuracy"
     protect: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
 
     def model(self) -> torch.nn.Module:
         """Build the user's model.
@@ -148,7 +151,8 @@ def load_task(path: Path) -> Task:
     return Task(
         path=path,
         metric=_checked_metric(path, getattr(module, "metric", "accuracy")),
-        protect=_checked_protect(path, getattr(module, "protect", ())),
+        protect=_checked_names(path, "protect", getattr(module, "protect", ())),
+        freeze=_checked_names(path, "freeze", getattr(module, "freeze", ())),
         **functions,
     )
 
@@ -270,12 +274,12 @@ def _checked_metric(path: Path, value: object) -> str:
         raise TaskError(f"'metric': {error}", path=path) from error
 
 
-def _checked_protect(path: Path, value: object) -> tuple[str, ...]:
+def _checked_names(path: Path, key: str, value: object) -> tuple[str, ...]:
     if isinstance(value, str):
-        raise TaskError(f"'protect' is a string: write protect = (\"{value}\",)", path=path)
+        raise TaskError(f"'{key}' is a string: write {key} = (\"{value}\",)", path=path)
     if not isinstance(value, (tuple, list, set, frozenset)) or not all(isinstance(n, str) for n in value):
-        raise TaskError("'protect' must be a tuple of tensor names", path=path)
-    return tuple(value)
+        raise TaskError(f"'{key}' must be a tuple of tensor names", path=path)
+    return tuple(sorted(value) if isinstance(value, (set, frozenset)) else value)
 
 
 def _line_in(error: BaseException, path: Path) -> int | None:

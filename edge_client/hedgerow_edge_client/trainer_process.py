@@ -56,6 +56,8 @@ class Description:
         Name of the task's metric.
     has_test_data
         Whether the task file defines `load_test_data`.
+    freeze
+        What the task file calls frozen, and the parameters that take no gradient.
     """
 
     layout: Layout
@@ -63,6 +65,7 @@ class Description:
     torch_version: str
     metric: str
     has_test_data: bool
+    freeze: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +181,7 @@ class TrainerProcess:
             torch_version=str(answer["torch_version"]),
             metric=str(answer["metric"]),
             has_test_data=bool(answer["has_test_data"]),
+            freeze=tuple(answer["freeze"]),
         )
 
     def predict(

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hedgerow_codecs import Layout
+from hedgerow_codecs import Frozen, Layout
 from hedgerow_edge_client.errors import TaskError, TrainingCancelled, TrainingDiverged
 from hedgerow_edge_client.forward import forward
+from hedgerow_edge_client.freezing import frozen_tensors
 from hedgerow_edge_client.parameters import module_layout, read_parameters, write_parameters
 from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
 from hedgerow_edge_client.samples import Samples
@@ -46,7 +47,7 @@ def train(
     large moves more, and what is near zero stays there. With `biased`, a tensor with dead weights has the
     threshold t of its smallest live one: what falls below it on the way is 0 for the model until it is back,
     and keeps its value; the gradient of the others is multiplied by ``1 + 2 t |w| / (|w| + t)^2`` (Wu 2024,
-    "FIARSE", section 4, layer by layer).
+    "FIARSE", section 4, layer by layer). Tensors that the request calls frozen come out as they went in.
 
     Parameters
     ----------
@@ -74,6 +75,19 @@ def train(
     ValueError
         The request's vectors do not fit the model.
     """
+    with frozen_tensors(module, request.frozen):
+        return _train(module, samples, request, task=task, on_progress=on_progress, should_stop=should_stop)
+
+
+def _train(
+    module: nn.Module,
+    samples: Samples,
+    request: TrainRequest,
+    *,
+    task: Task,
+    on_progress: Callable[[Progress], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> TrainResult:
     layout = module_layout(module, protect=task.protect)
     if request.weights.size != layout.num_parameters:
         raise ValueError(
@@ -120,6 +134,8 @@ def train(
     if asked.is_open:
         asked.propose()
     weights = read_parameters(module, layout)
+    frozen = Frozen(layout=layout, names=request.frozen).entries
+    weights[frozen] = request.weights[frozen]
     if not np.isfinite(weights).all():
         raise _diverged(request, steps, tally.loss)
     return TrainResult(
@@ -180,7 +196,12 @@ class _Asked:
         else:
             growth = score(question, bench)
         self.proposal = propose(
-            weights, growth, live=live, layout=bench.layout, swap=question.swap, protect=question.protect
+            weights,
+            growth,
+            live=live,
+            layout=bench.layout,
+            swap=question.swap,
+            protect=(*question.protect, *self._request.frozen),
         )
         write_parameters(bench.module, bench.layout, np.where(self.proposal, weights, np.float32(0)))
         return self.proposal

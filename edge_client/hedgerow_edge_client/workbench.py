@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hedgerow_codecs import Layout
+from hedgerow_codecs import Frozen, Layout, LayoutError
 from hedgerow_edge_client.errors import TaskError
 from hedgerow_edge_client.parameters import module_layout, write_parameters
 from hedgerow_edge_client.requests import Progress, TrainRequest
@@ -72,7 +72,20 @@ class Workbench:
             "torch_version": str(torch.__version__),
             "metric": self._task.metric,
             "has_test_data": self._task.load_test_data is not None,
+            "freeze": [*self._task.freeze, *self._without_gradient()],
         }
+
+    def _without_gradient(self) -> list[str]:
+        """Return the parameters that `build_model` has frozen, and that no pattern of the task means."""
+        known = {spec.name for spec in self._layout.tensors}
+        found = [n for n, p in self._module.named_parameters() if n in known and not p.requires_grad]
+        if not found or not self._task.freeze:
+            return found
+        try:
+            meant = Frozen.matching(self._layout, self._task.freeze).names
+        except LayoutError as error:
+            raise TaskError(f"'freeze': {error}", path=self._task.path) from error
+        return [name for name in found if name not in meant]
 
     def train(
         self,

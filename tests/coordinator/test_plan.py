@@ -72,7 +72,7 @@ def test_the_plan_chooses_the_error_feedback(feedback: str) -> None:
 def test_a_run_from_before_some_settings_were_there_goes_on() -> None:
     settings = parse_plan(SMALL.encode()).settings()
     del settings["codec"]["feedback"], settings["codec"]["residual_decay"]
-    del settings["transport"]["max_kbit_s"]
+    del settings["transport"]["max_kbit_s"], settings["model"]["freeze"]
     settings["aggregation"] = {"server_learning_rate": 1.0}
     kept = "policy score budget schedule density initial_density start_round end_round every protect"
     settings["pruning"] = {key: settings["pruning"][key] for key in kept.split()}
@@ -249,7 +249,7 @@ def test_every_mistake_is_a_sentence(text: str, expected: str) -> None:
         ("run", "rounds = 0", "rounds must be at least 1 and at most 99999, not 0"),
         ("run", "seed = -1", "seed must be at least 0, not -1"),
         ("model", "template = ''", "template must be the path of a file"),
-        ("model", "init = 'zero'", 'init must be one of "seeded", "template", not "zero"'),
+        ("model", "init = 'zero'", 'init must be one of "pretrained", "seeded", "template", not "zero"'),
         ("cohort", "min_clients = 0", "min_clients must be at least 1, not 0"),
         (
             "cohort",

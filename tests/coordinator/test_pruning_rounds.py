@@ -222,7 +222,7 @@ def test_a_vote_against_the_rules_is_refused(
     rig.start()
     proposing(rig, {"a": swapped(rig.coordinator.state.mask, out, into)}, round_number=1)
     if "protected" in reason:
-        object.__setattr__(rig.coordinator._federation.plan.pruning, "protect", ("a.weight",))
+        object.__setattr__(rig.coordinator._federation.pruning, "protect", ("a.weight",))
     rig.until_round(2)
     assert any(reason in notice for notice in rig.notices)
     assert rig.counted()[:2] == [(1, "b"), (1, "c")]

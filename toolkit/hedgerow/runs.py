@@ -28,7 +28,7 @@ def read_template(plan: Plan) -> tuple[bytes, Layout]:
         layout = template_layout(template)
     except (ModelError, TemplateError) as error:
         raise PlanError(f"{path} cannot be used: {error}", table="model", key="template") from error
-    plan.pruning.check(layout)
+    plan.policy(layout)
     return template, layout
 
 

@@ -90,7 +90,7 @@ class Commit(NoIntake):
             pruned = self._pruned(weights, mean=mean, mask=mask)
             mask, weights, memory, watch = pruned.mask, pruned.weights, pruned.memory, pruned.watch
         codec = codec_from_config(plan.downlink_at(federation.round))
-        state, steps = stepped(federation.state, weights, mask=mask, codec=codec)
+        state, steps = stepped(federation.state, weights, mask=mask, codec=codec, frozen=federation.frozen)
         federation.routes.add(state.version, steps)
         notes = federation.routes.notes()
         if plan.pruning.tolerance > 0:
@@ -122,7 +122,7 @@ class Commit(NoIntake):
                 scores=said,
                 votes=self._intake.votes(),
             ),
-            policy=federation.plan.pruning,
+            policy=federation.pruning,
             seed=federation.plan.run.seed,
             first_weights=federation.first_weights,
             flow=federation.flow,

@@ -1,8 +1,9 @@
 """A pruning policy: the ``[pruning]`` table of a plan, as a value."""
 
+import copy
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, cast
 
@@ -165,6 +166,14 @@ class PruningPolicy:
         for name, cost in self.times.items():
             if not (0 < _number(cost) < math.inf or (name == "fixed" and _number(cost) == 0)):
                 raise SettingError(f"must give {name!r} a time above 0, not {cost}", key="times")
+
+    def protecting(self, names: Collection[str]) -> "PruningPolicy":
+        """Return this policy with more tensors protected, which the devices know without being told."""
+        policy = copy.copy(self)
+        more = tuple(name for name in names if name not in self.protect)
+        # Not `replace`: the rule for how many a plan may protect is one of what is told.
+        object.__setattr__(policy, "protect", self.protect + more)
+        return policy
 
     def asked(self) -> tuple[Score, ...]:
         """Return the scores of weights that the devices compute."""
