@@ -1,6 +1,7 @@
-"""Encode and decode what must be the same everywhere, and print digests as JSON: ``python digests.py``.
+"""Encode, decode and prune what must be the same everywhere; print digests as JSON: ``python digests.py``.
 
-Needs numpy, msgpack and `hedgerow_codecs` only (``PYTHONPATH=codecs``). The golden vectors are compared
+Needs numpy, msgpack, `hedgerow_codecs` (``PYTHONPATH=codecs``) and the sources of the pruning policies.
+The golden vectors are compared
 with their file on the spot. All other inputs come out of integers: the same bits on every machine.
 `compare.py` compares what two machines, or two versions of numpy, print.
 
@@ -18,6 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+from policy_masks import policy_masks
 
 from hedgerow_codecs import (
     NO_BASE,
@@ -126,6 +128,8 @@ def everything() -> Iterator[tuple[str, bytes]]:
     yield from others(LAYOUTS["net"])
     yield from rounds(LAYOUTS["net"])
     yield from seeds()
+    before = drawn_mask(LAYOUTS["net"], key="policies", of_256=200)
+    yield from policy_masks(LAYOUTS["net"], lambda key: heavy_values(LAYOUTS["net"], key=key), before=before)
 
 
 def golden() -> Iterator[tuple[str, bytes]]:
