@@ -78,6 +78,8 @@ class AnswerReader:
         self.question = question
         self._policy, self._mask, self._base = policy, mask, base
         self._region = Mask.dense(mask.layout) if self.question.get("pruned") else mask
+        if self.question.get("region") == "pruned":
+            self._region = mask.opposite()
         self._frozen = frozen or Frozen(layout=mask.layout)
         # What frames are made under, by what is known of them here.
         self._moving = {known: self._frozen.moving(known) for known in (mask, self._region)}

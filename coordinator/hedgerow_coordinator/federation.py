@@ -118,7 +118,8 @@ class Federation:
 
     def _told(self) -> dict[str, object]:
         freeze = self.plan.model.freeze
-        return self.plan.pruning.told(self.question) | ({"freeze": list(freeze)} if freeze else {})
+        told = self.plan.pruning.told(self.question, round_number=self.round)
+        return told | ({"freeze": list(freeze)} if freeze else {})
 
     def publish_manifest(self, state: str, *, cohort: tuple[str, ...] = (), reason: str = "") -> None:
         """Say where the run stands, and push the blobs that clients of the version before lack."""

@@ -131,6 +131,9 @@ def next_mask(
     if mask.digest == state.mask.digest:
         return stay
     weights = np.where(mask.live, first_weights(), np.float32(0)) if policy.rewind else done.weights
+    if policy.latent and done.scores is not None:
+        # What comes back has the value that it had behind the mask.
+        weights = np.where(mask.live & ~done.mask.live, done.scores, weights)
     if policy.tolerance > 0 and policy.reaction == "revert":
         dropped = state.mask.live & ~mask.live
         undo: dict[str, NDArray[np.generic]] = {

@@ -30,6 +30,7 @@ from hedgerow_edge_client.errors import TrainingDiverged
 from hedgerow_edge_client.question import Question
 from hedgerow_edge_client.replica import Replica
 from hedgerow_edge_client.requests import TrainRequest, TrainResult
+from hedgerow_edge_client.shaping import Shaping
 from hedgerow_edge_client.state import Pending
 from hedgerow_transport import RoundPlan
 
@@ -98,6 +99,7 @@ def training_of(
         question=Question.read(plan.pruning.get("question", {})),
         power=_power(plan),
         biased=plan.pruning.get("biased") is True,
+        shaping=Shaping.read(plan.pruning.get("shaping", {})),
         frozen=frozen_of(plan, replica.mask.layout).names,
     )
 
@@ -185,6 +187,8 @@ def _answer(result: TrainResult, *, mask: Mask, shared: Mask, plan: RoundPlan) -
         return b""
     question = plan.pruning["question"]
     region = Mask.dense(shared.layout) if question.get("pruned") else shared
+    if question.get("region") == "pruned":
+        region = shared.opposite()
     frozen = frozen_of(plan, shared.layout)
     # Of tensors that no mask touches nobody needs a score.
     scores = np.where(shared.layout.prunable(), result.scores, np.float32(0))[frozen.positions(region)]

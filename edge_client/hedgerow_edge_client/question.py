@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-# What `hedgerow_edge_client.scores` can compute; "random" grows by chance and computes nothing.
+# What `hedgerow_edge_client.scores` can compute, and "latent": what pruned weights have become behind the
+# mask; "random" grows by chance and computes nothing.
 VALUE_KINDS = (
     "gradient",
     "squared-gradient",
@@ -15,6 +16,7 @@ VALUE_KINDS = (
     "fisher",
     "taylor",
     "information",
+    "latent",
 )
 MASK_KINDS = ("gradient", "random")
 
@@ -33,8 +35,8 @@ class Question:
     batches
         On how many batches, at least 1.
     at
-        After which share of the steps, 0 to 1 inclusive. Values are of the weights that the round begins
-        with, so that the mean over the devices is that of one model: their `at` is 0.
+        After which share of the steps, 0 to 1 inclusive. Values of 0 are of the weights that the round begins
+        with, so that their mean over the devices is that of one model; of 1, of those it ends with.
     swap
         Share of each tensor's live weights that a proposal swaps, 0 to 1 exclusive.
     protect
@@ -65,8 +67,10 @@ class Question:
                 f"the plan asks for scores on {self.batches} batches, after {self.at} of the steps, "
                 f"to swap {self.swap} of the weights, which makes no sense"
             )
-        if self.form == "values" and self.at != 0:
-            raise ValueError(f"scores are taken before training, not after {self.at} of the steps")
+        if self.form == "values" and self.at not in (0, 1):
+            raise ValueError(f"scores are taken before or after training, not after {self.at} of the steps")
+        if self.kind == "latent" and self.at != 1:
+            raise ValueError("what pruned weights have become is known after training alone")
 
     @classmethod
     def read(cls, asked: Mapping[str, Any]) -> Question | None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow_edge_client.question import Question
+from hedgerow_edge_client.shaping import Shaping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +48,8 @@ class TrainRequest:
         Powerpropagation's alpha (Schwarz 2021), at least 1; 1 is plain descent.
     biased
         Whether tensors with dead weights are trained by FIARSE's biased gradient; see `training.train`.
+    shaping
+        How training is bent towards a sparse model.
     frozen
         Names of the tensors that keep their values.
 
@@ -70,6 +73,7 @@ class TrainRequest:
     question: Question | None = None
     power: float = 1.0
     biased: bool = False
+    shaping: Shaping = Shaping()  # noqa: RUF009 -- a frozen value
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -101,6 +105,7 @@ class TrainRequest:
         wire["weights"] = self.weights.astype("<f4", copy=False).tobytes()
         wire["live"] = np.packbits(self.live).tobytes()
         wire["question"] = None if self.question is None else self.question.to_plain()
+        wire["shaping"] = self.shaping.to_plain()
         wire["frozen"] = list(self.frozen)
         return wire
 
@@ -115,7 +120,8 @@ class TrainRequest:
         question = Question.read(wire["question"] or {})
         frozen = tuple(str(name) for name in wire["frozen"])
         vectors = {"weights": weights, "live": live}
-        return cls(**{**wire, **vectors, "question": question, "frozen": frozen})
+        shaping = Shaping.read(wire["shaping"])
+        return cls(**{**wire, **vectors, "question": question, "frozen": frozen, "shaping": shaping})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

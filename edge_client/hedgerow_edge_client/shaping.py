@@ -64,8 +64,9 @@ class Shaping:
             in_bounds = in_bounds and 0 <= amount < math.inf
         if not in_bounds:
             raise ValueError(
-                f"the plan asks for a regulariser times {self.strength}, {self.activations} of the activations "
-                f"and an extrusion of {self.marked} of the weights times {self.extrusion}, which makes no sense"
+                f"the plan asks for a regulariser times {self.strength}, for {self.activations} of the "
+                f"activations and for an extrusion of {self.marked} of the weights times {self.extrusion}, "
+                "which makes no sense"
             )
 
     @classmethod
@@ -77,6 +78,8 @@ class Shaping:
         ValueError
             It cannot be done here.
         """
+        if not isinstance(told, Mapping):
+            raise ValueError("the plan shapes the training in a way that makes no sense")
         names = {entry.name for entry in fields(cls)}
         values = {name: value for name, value in told.items() if name in names}
         for name, value in values.items():

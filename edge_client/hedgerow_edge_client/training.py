@@ -1,7 +1,4 @@
-"""Local training under a mask: stochastic gradient descent, written out.
-
-`torch.optim` is not imported: it pulls in a compiler, 80 MB of memory and a second of time.
-"""
+"""Local training under a mask: batches, steps, and what is asked besides."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hedgerow_codecs import Frozen, Layout
+from hedgerow_edge_client.descent import Descent
 from hedgerow_edge_client.errors import TaskError, TrainingCancelled, TrainingDiverged
 from hedgerow_edge_client.forward import forward
 from hedgerow_edge_client.freezing import frozen_tensors
@@ -48,6 +46,7 @@ def train(
     threshold t of its smallest live one: what falls below it on the way is 0 for the model until it is back,
     and keeps its value; the gradient of the others is multiplied by ``1 + 2 t |w| / (|w| + t)^2`` (Wu 2024,
     "FIARSE", section 4, layer by layer). Tensors that the request calls frozen come out as they went in.
+    For what its `shaping` adds, see `Shaping`.
 
     Parameters
     ----------
@@ -100,8 +99,9 @@ def _train(
     write_parameters(module, layout, np.where(request.live, request.weights, np.float32(0.0)))
     module.train()
     asked.before_training()
-    descent = _Descent(module, layout, request, live=request.live)
     batches = _Batches(len(samples), request)
+    num_steps = request.epochs * len(batches)
+    descent = Descent(module, layout, request, live=request.live, num_steps=num_steps)
     steps, tally = 0, _Tally()
     for epoch in range(1, request.epochs + 1):
         tally = _Tally()
@@ -116,8 +116,8 @@ def _train(
             with task.blame("the loss's gradient"):
                 torch.autograd.backward(loss)
             descent.step()
-            if asked.is_due(steps, of=request.epochs * len(batches)):
-                descent = _Descent(module, layout, request, live=asked.propose())
+            if asked.is_due(steps, of=num_steps):
+                descent = Descent(module, layout, request, live=asked.propose())
             tally.add(value, _accuracy(outputs, targets, task), count=len(indices))
             if on_progress is not None:
                 on_progress(
@@ -131,8 +131,7 @@ def _train(
             continue
         break
     descent.finish()
-    if asked.is_open:
-        asked.propose()
+    asked.after_training(descent)
     weights = read_parameters(module, layout)
     frozen = Frozen(layout=layout, names=request.frozen).entries
     weights[frozen] = request.weights[frozen]
@@ -183,8 +182,17 @@ class _Asked:
         return self.is_open and self._question is not None and math.ceil(self._question.at * of) <= steps < of
 
     def before_training(self) -> None:
-        if self._question is not None and self._question.form == "values":
+        if self._question is not None and self._question.form == "values" and self._question.at == 0:
             self.scores = score(self._question, self._bench)
+
+    def after_training(self, descent: Descent) -> None:
+        question = self._question
+        if self.is_open:
+            self.propose()
+        elif question is not None and question.kind == "latent":
+            self.scores = descent.hidden()
+        elif question is not None and question.form == "values" and question.at == 1:
+            self.scores = score(question, self._bench)
 
     def propose(self) -> NDArray[np.bool_]:
         """Swap weights; what is dropped becomes zero, and what grows is zero."""
@@ -246,98 +254,6 @@ class _Tally:
     @property
     def accuracy(self) -> float | None:
         return None if self.right is None else self.right / self.count
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A parameter, its dead entries, where it started, and its velocity."""
-
-    weight: nn.Parameter
-    dead: torch.Tensor | None
-    anchor: torch.Tensor | None
-    power: float = 1.0
-    # FIARSE: the smallest magnitude that counts, and the weights with those that do not.
-    threshold: float = 0.0
-    latent: torch.Tensor | None = None
-    velocity: torch.Tensor | None = None
-
-
-class _Descent:
-    """Stochastic gradient descent on the live entries."""
-
-    def __init__(
-        self, module: nn.Module, layout: Layout, request: TrainRequest, *, live: NDArray[np.bool_]
-    ) -> None:
-        self._request = request
-        first_weights = request.weights
-        self._slots = []
-        parameters = dict(module.named_parameters())
-        for spec, first in zip(layout.tensors, layout.offsets, strict=False):
-            weight = parameters.get(spec.name)
-            if weight is None or not weight.requires_grad:
-                continue
-            weight.grad = None
-            part = slice(first, first + spec.size)
-            dead = None if live[part].all() else torch.from_numpy(~live[part]).reshape(spec.shape)
-            anchor = None
-            if request.proximal_mu:
-                held = np.where(live[part], first_weights[part], np.float32(0))
-                anchor = torch.from_numpy(held).reshape(spec.shape)
-            power = request.power if spec.kind in ("conv", "linear") else 1.0
-            slot = _Slot(weight, dead, anchor, power=power)
-            if request.biased and dead is not None and not dead.all():
-                slot.latent = weight.detach().clone()
-                slot.threshold = float(slot.latent.abs()[~dead].min())
-            self._slots.append(slot)
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Take one step along the gradients, and clear them."""
-        request = self._request
-        for slot in self._slots:
-            weight, gradient = slot.weight, slot.weight.grad
-            if gradient is None:
-                continue
-            weight.grad = None
-            if gradient.is_sparse:
-                gradient = gradient.to_dense()
-            if request.weight_decay:
-                gradient = gradient.add(weight, alpha=request.weight_decay)
-            if slot.anchor is not None:
-                gradient = gradient.add(weight - slot.anchor, alpha=request.proximal_mu)
-            if slot.latent is not None:
-                size = slot.latent.abs()
-                bias = 2.0 * slot.threshold * size / (size + slot.threshold).square().clamp_min(1e-30)
-                gradient = gradient.mul(1.0 + bias).masked_fill(size < slot.threshold, 0.0)
-            if slot.power != 1.0:
-                # From the gradient of w to that of u, whose magnitude is |w|^(1/a).
-                gradient = gradient.mul(slot.power * weight.abs().pow(1.0 - 1.0 / slot.power))
-            if slot.dead is not None:
-                # Not a product with 0, which would leave a NaN what it is.
-                gradient = gradient.masked_fill(slot.dead, 0.0)
-            if request.momentum:
-                if slot.velocity is None:
-                    slot.velocity = gradient.clone()
-                else:
-                    slot.velocity.mul_(request.momentum).add_(gradient)
-                gradient = slot.velocity
-            if slot.latent is not None:
-                slot.latent.add_(gradient, alpha=-request.learning_rate)
-                weight.copy_(slot.latent.masked_fill(slot.latent.abs() < slot.threshold, 0.0))
-                continue
-            if slot.power == 1.0:
-                weight.add_(gradient, alpha=-request.learning_rate)
-                continue
-            root = weight.sign().mul_(weight.abs().pow(1.0 / slot.power))
-            root.add_(gradient, alpha=-request.learning_rate)
-            weight.copy_(root.sign().mul_(root.abs().pow(slot.power)))
-
-    @torch.no_grad()
-    def finish(self) -> None:
-        """Give the weights back that were below their threshold for the model alone."""
-        for slot in self._slots:
-            if slot.latent is not None:
-                slot.weight.copy_(slot.latent)
 
 
 def _seed_everything(seed: int) -> None:

@@ -250,7 +250,7 @@ def test_what_grows_early_is_trained(task: Task) -> None:
         ({"kind": "fisher", "form": "mask"}, "not known here"),
         ({"kind": "snip", "batches": 0}, "makes no sense"),
         ({"kind": "snip", "batches": "3"}, "batches '3', which makes no sense"),
-        ({"kind": "snip", "at": 0.5}, "before training"),
+        ({"kind": "snip", "at": 0.5}, "before or after training"),
         ({"form": "values"}, "without a kind"),
         ({"kind": "gradient", "form": "mask", "swap": 1.5}, "makes no sense"),
         ({"kind": "gradient", "form": "mask", "protect": [3]}, "makes no sense"),

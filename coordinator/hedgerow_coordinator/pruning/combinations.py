@@ -113,6 +113,48 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             f'must be false with policy "{policy.policy}": it is about the thresholds of tiers',
         ),
         (
+            policy.latent and policy.policy != "server",
+            "latent",
+            f'must be false with policy "{policy.policy}": the coordinator weighs what pruned weights become',
+        ),
+        (
+            policy.latent and (policy.regrow > 0 or policy.rewind or policy.channels < 1),
+            "latent",
+            "must be false when regrow is not 0, rewind is true or channels is below 1: "
+            "pruned weights come back by what they have become, with that value",
+        ),
+        (
+            policy.latent and (policy.score != "magnitude" or policy.density_is_outcome),
+            "latent",
+            'must be false unless score is "magnitude" and the density is that of a schedule: '
+            "all weights compete by what they are",
+        ),
+        (
+            policy.latent and policy.power > 1,
+            "power",
+            "must be 1 when latent is true: pruned weights start at zero, where powerpropagation holds them",
+        ),
+        (
+            policy.latent and policy.density == 1,
+            "latent",
+            "must be false when density is 1: there is nothing behind the mask",
+        ),
+        (
+            policy.latent and policy.reaction == "revert" and policy.tolerance > 0,
+            "reaction",
+            'must be "stop" when latent is true: a change replaces values that a revert would need',
+        ),
+        (
+            policy.strength > 0 and policy.regularizer == "none",
+            "regularizer",
+            'must be "l1", "l2" or "norm" when strength is not 0',
+        ),
+        (
+            policy.regularizer != "none" and policy.strength == 0,
+            "strength",
+            f'must be above 0 with regularizer "{policy.regularizer}"',
+        ),
+        (
             policy.biased and policy.power > 1,
             "power",
             "must be 1 when biased is true: each has a gradient of its own",

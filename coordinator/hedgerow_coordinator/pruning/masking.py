@@ -66,6 +66,9 @@ def prune(
         known = _narrowed(known, policy=policy, round_number=round)
     if policy.policy == "vote":
         return _thinned(_by_votes(known, policy=policy), known, policy=policy, round_number=round)
+    if policy.latent:
+        is_time = policy.changes_at(round) or known.device is not None
+        return _competed(known, policy=policy, round_number=round) if is_time else mask
     share = policy.regrow_at(round)
     if share > 0 and policy.density_at(round) < 1:
         return _swapped(known, policy=policy, round_number=round, share=share)
@@ -116,7 +119,8 @@ def initial_mask(
         scores = magnitude_scores(flat, layout)
     else:
         scores = random_scores(layout, seed=seed)
-    return _thinned(scores, known, policy=policy, round_number=1)
+    first = replace(policy, budget=policy.initial_budget or policy.budget)
+    return _thinned(scores, known, policy=first, round_number=1)
 
 
 def rescaled(flat: NDArray[np.float32], *, mask: Mask) -> NDArray[np.float32]:
@@ -199,6 +203,22 @@ def _counts(
 def _steps(first: float, last: float, number: int) -> Sequence[float]:
     """Return densities that fall by one factor from step to step; the last one is met to the bit."""
     return [round(first * (last / first) ** (step / number), 12) for step in range(1, number)] + [last]
+
+
+def _competed(known: Evidence, *, policy: PruningPolicy, round_number: int) -> Mask:
+    """Choose among all weights, pruned ones by what the devices have made of them behind the mask.
+
+    Lin et al. 2020, "Dynamic model pruning with feedback", section 3: the mask is made anew of all weights.
+    """
+    mask = known.mask
+    # Raises where nothing has come.
+    behind = SCORES["gradient"].compute(known)
+    now = magnitude_scores(known.weights, mask.layout)
+    scores = np.where(mask.live, now, behind)
+    density = policy.density_at(round_number)
+    counts = _counts(scores, known, policy=policy, density=density, live=None)
+    live = select(scores, layout=mask.layout, live=np.ones_like(mask.live), counts=counts)
+    return mask if np.array_equal(live, mask.live) else Mask(layout=mask.layout, live=live)
 
 
 def _swapped(known: Evidence, *, policy: PruningPolicy, round_number: int, share: float) -> Mask:

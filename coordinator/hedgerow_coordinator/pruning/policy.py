@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from hedgerow_codecs import CodecError, Layout, Mask, codec_from_config
 from hedgerow_coordinator.errors import SettingError
+from hedgerow_coordinator.pruning.asking import LATENT, question_of, told_by
 from hedgerow_coordinator.pruning.budget import BUDGETS, OUTCOME_BUDGETS, Candidates
 from hedgerow_coordinator.pruning.channels import CHANNEL_SCORES
 from hedgerow_coordinator.pruning.combinations import MAX_TIERS, combination_rules
@@ -24,6 +25,8 @@ POLICIES: Mapping[str, str] = {
     "soft": "the coordinator multiplies each row by its soft weight once, and takes nothing away",
 }
 REACTIONS = ("stop", "revert")
+# As `hedgerow_edge_client.shaping` has them.
+REGULARIZERS = ("none", "l1", "l2", "norm")
 
 
 def _deadzone() -> Mapping[str, object]:
@@ -64,6 +67,17 @@ class PruningPolicy:
         Name of the score by which pruned weights come back.
     power : float
         Powerpropagation's alpha (Schwarz 2021) on the devices, from 1 to 8; 1 is plain training.
+    initial_budget : str
+        Name in `BUDGETS` for the first mask; empty for `budget`.
+    latent : bool
+        Whether the devices train pruned weights on behind the mask; at a change all weights compete anew, the
+        pruned ones with what they have become.
+    regularizer : str
+        What pulls the prunable tensors towards sparsity on the devices, one of `REGULARIZERS`.
+    strength : float
+        What the regulariser is multiplied by, at least 0.
+    strength_steps : int
+        In how many equal steps it rises from 0, up to `end_round`; 1 is the whole strength all along.
     rewind : bool
         Whether all weights go back to their first values when the mask changes.
     score_batches : int
@@ -111,6 +125,11 @@ class PruningPolicy:
     regrow: float = 0.0
     grow: str = "update"
     power: float = 1.0
+    initial_budget: str = ""
+    latent: bool = False
+    regularizer: str = "none"
+    strength: float = 0.0
+    strength_steps: int = 1
     rewind: bool = False
     score_batches: int = 1
     score_codec: Mapping[str, object] = field(default_factory=_deadzone)
@@ -130,6 +149,10 @@ class PruningPolicy:
         check_choice("schedule", self.schedule, (*SCHEDULES, *OUTCOME_SCHEDULES))
         check_choice("grow", self.grow, SCORES)
         check_choice("reaction", self.reaction, REACTIONS)
+        check_choice("initial_budget", self.initial_budget, ("", *BUDGETS))
+        check_choice("regularizer", self.regularizer, REGULARIZERS)
+        check_range("strength", self.strength, least=0, most=1e6)
+        check_range("strength_steps", self.strength_steps, least=1, most=100_000)
         check_range("density", self.density, above=0, most=1)
         check_range("initial_density", self.initial_density, least=self.density, most=1)
         check_range("start_round", self.start_round, least=1)
@@ -184,7 +207,8 @@ class PruningPolicy:
     def wires(self) -> set[str]:
         """Return the kinds of scores that devices are asked for; a plan has one at most."""
         of_channels = CHANNEL_SCORES[self.channel_score].wire if self.channels < 1 else ""
-        return {score.wire for score in self.asked()} | ({of_channels} if of_channels else set())
+        latent = {LATENT} if self.latent else set[str]()
+        return {score.wire for score in self.asked()} | ({of_channels} if of_channels else set()) | latent
 
     @property
     def prunes(self) -> bool:
@@ -230,60 +254,28 @@ class PruningPolicy:
         if self.budget in OUTCOME_BUDGETS:
             return round_number == self.start_round
         if self.schedule in OUTCOME_SCHEDULES:
-            elapsed = round_number - self.start_round
-            return 0 <= elapsed <= self.end_round - self.start_round and elapsed % self.every == 0
+            return self._is_due(round_number)
         thins = self.density_at(round_number) < self.density_at(round_number - 1)
         narrows = self.channels_at(round_number) < self.channels_at(round_number - 1)
-        return thins or narrows or self.regrow_at(round_number) > 0
+        competes = self.latent and self._is_due(round_number)
+        return thins or narrows or competes or self.regrow_at(round_number) > 0
+
+    def _is_due(self, round_number: int) -> bool:
+        """Return whether a round is one of every `every` from `start_round` to `end_round`."""
+        elapsed = round_number - self.start_round
+        return 0 <= elapsed <= self.end_round - self.start_round and elapsed % self.every == 0
 
     def is_behind(self, mask: Mask, *, round: int) -> bool:
         """Return whether a mask is denser than a round should train under, as when scores have not come."""
         return mask.num_live > math.floor(self.density_at(round) * mask.layout.num_parameters + 1e-6)
 
     def question_at(self, round_number: int, *, is_behind: bool = False) -> dict[str, object]:
-        """Return what the devices are asked for in a round, beside their update; empty for nothing.
+        """Return what the devices are asked for in a round, beside their update; see `asking.question_of`."""
+        return question_of(self, round_number, is_behind=is_behind)
 
-        Where the mask `is_behind` the schedule, because an earlier answer has not come, it is asked again.
-
-        ``kind``: a kind of `hedgerow_edge_client.scores`; ``form``: ``values`` or ``mask``; ``batches``;
-        ``at``: after which share of the steps; ``pruned``: whether pruned weights are scored; ``codec``. For
-        masks, besides: ``swap`` and ``protect``. ``docs/pruning.md`` has the table.
-        """
-        if not self.changes_at(round_number + 1) and not is_behind:
-            return {}
-        question: dict[str, object] = {"batches": self.score_batches}
-        if self.policy == "vote":
-            swap = self.regrow_at(round_number + 1)
-            if swap == 0:
-                return {}
-            kind = SCORES[self.grow].wire or self.grow
-            return question | {
-                "kind": kind,
-                "form": "mask",
-                "at": self.vote_at,
-                "swap": swap,
-                "protect": list(self.protect),
-            }
-        if not self.wires():
-            return {}
-        return question | {
-            "kind": min(self.wires()),
-            "form": "values",
-            "at": 0.0,
-            "pruned": any(score.scores_pruned for score in self.asked()),
-            "codec": dict(self.score_codec),
-        }
-
-    def told(self, question: Mapping[str, object]) -> dict[str, object]:
-        """Return what a round's plan tells the devices: the question, the power and the tiers, where set."""
-        told: dict[str, object] = {"question": dict(question)} if question else {}
-        if self.power > 1 and self.policy != "none":
-            told["power"] = self.power
-        if self.policy == "tiered":
-            told |= {"tiers": dict(self.tiers), "protect": list(self.protect)}
-        if self.biased:
-            told["biased"] = True
-        return told
+    def told(self, question: Mapping[str, object], *, round_number: int = 1) -> dict[str, object]:
+        """Return what a round's plan tells the devices; see `asking.told_by`."""
+        return told_by(self, question, round_number=round_number)
 
     def check(self, layout: Layout) -> None:
         """Check before the first round that this policy can be carried out on a model.

@@ -78,6 +78,26 @@ def _feddst(rounds: int) -> Settings:
     )
 
 
+def _feddip(rounds: int) -> Settings:
+    # The released command: half the weights at first, a new mask every 5 of 1000 rounds, the regulariser up
+    # to 0.001 in 20 steps.
+    return _pruned(
+        {
+            "budget": "global",
+            "initial_budget": "erk",
+            "latent": True,
+            "initial_density": 0.5,
+            "start_round": 1,
+            "end_round": rounds,
+            "every": min(5, max(1, rounds // 8)),
+            "regularizer": "norm",
+            "strength": 0.001,
+            "strength_steps": min(20, rounds),
+            "score_codec": {"codec_id": "float32"},
+        }
+    )
+
+
 def _prunefl(rounds: int) -> Settings:
     every = min(50, max(1, rounds // 8))
     return _pruned(
@@ -134,6 +154,12 @@ RECIPES: Mapping[str, Recipe] = {
         source="Jiang 2022",
         traffic="up: g^2 of every weight in rounds before a change",
         settings=_prunefl,
+    ),
+    "feddip": Recipe(
+        meaning="pruned weights train on behind the mask and compete at changes; a rising regulariser",
+        source="Long 2023",
+        traffic="up: the values of the pruned weights in rounds before a change",
+        settings=_feddip,
     ),
     "synflow": Recipe(
         meaning="pruned once before training by SynFlow in 100 steps, without data",
