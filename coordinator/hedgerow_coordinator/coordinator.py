@@ -429,9 +429,10 @@ def _first_state(plan: Plan, *, policy: PruningPolicy, known: Evidence) -> tuple
         by_score=plan.model.init != "seeded",
         evidence=known,
     )
-    # Trained weights have the size that they need.
-    if mask.num_live < layout.num_parameters and plan.model.init != "pretrained":
-        weights = rescaled(weights, mask=mask)
+    if mask.num_live < layout.num_parameters:
+        # Trained weights have the size that they need.
+        is_trained = plan.model.init == "pretrained"
+        weights = mask.scatter(mask.gather(weights)) if is_trained else rescaled(weights, mask=mask)
     state = ServerState(version=0, mask=mask, weights=weights, published=weights.copy())
     if plan.model.init == "seeded" and mask.num_live == layout.num_parameters:
         return state, (("seed", encode_seeded(layout, seed=plan.run.seed)),)
