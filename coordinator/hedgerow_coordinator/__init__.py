@@ -11,6 +11,8 @@ from hedgerow_coordinator.agent import (
 from hedgerow_coordinator.aggregate import Aggregator
 from hedgerow_coordinator.checkpoint import ServerState, decode_checkpoint, encode_checkpoint
 from hedgerow_coordinator.coordinator import Coordinator
+from hedgerow_coordinator.delivery import Deliverer, DeliveryRow
+from hedgerow_coordinator.delivery_agent import DeliveryOutcome, DeliverySettings, deliver
 from hedgerow_coordinator.errors import (
     AggregationError,
     CoordinatorError,
@@ -46,6 +48,10 @@ __all__ = [
     "Coordinator",
     "CoordinatorAgent",
     "CoordinatorError",
+    "Deliverer",
+    "DeliveryOutcome",
+    "DeliveryRow",
+    "DeliverySettings",
     "DensityError",
     "EventRecord",
     "Outcome",
@@ -67,6 +73,7 @@ __all__ = [
     "StoredUpdate",
     "UpdateRecord",
     "decode_checkpoint",
+    "deliver",
     "encode_checkpoint",
     "evaluator",
     "flat_traffic",

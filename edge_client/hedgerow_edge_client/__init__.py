@@ -2,6 +2,7 @@
 
 from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
 from hedgerow_edge_client.agent import ClientAgent, ClientSettings
+from hedgerow_edge_client.delivery import DeliverySession, Trial, TrialResult
 from hedgerow_edge_client.errors import (
     EdgeClientError,
     EmptyData,
@@ -12,6 +13,7 @@ from hedgerow_edge_client.errors import (
     TrainingDiverged,
 )
 from hedgerow_edge_client.memory import Memory
+from hedgerow_edge_client.model_shelf import ModelShelf
 from hedgerow_edge_client.replica import Replica
 from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
 from hedgerow_edge_client.session import ClientSession
@@ -27,6 +29,7 @@ __all__ = [
     "ClientSettings",
     "ClientState",
     "Crashed",
+    "DeliverySession",
     "Description",
     "EdgeClientError",
     "EmptyData",
@@ -34,6 +37,7 @@ __all__ = [
     "Leave",
     "Memory",
     "MemoryState",
+    "ModelShelf",
     "Pending",
     "Progress",
     "Replica",
@@ -49,5 +53,7 @@ __all__ = [
     "TrainerCrashed",
     "TrainerProcess",
     "TrainingDiverged",
+    "Trial",
+    "TrialResult",
     "scan_task",
 ]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hedgerow_devices import Decision, Governor, Profile, Readings
 from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
+from hedgerow_edge_client.delivery_desk import ANSWERS, ANSWERS_VERSION, DeliveryDesk
 from hedgerow_edge_client.device_state import Doing, StateTeller
 from hedgerow_edge_client.errors import NameTaken, TrainerCrashed
 from hedgerow_edge_client.namesake import INSTANCE, Namesake, Verdict
@@ -139,6 +140,7 @@ class ClientAgent:
         self._was_connected = False
         self._paused_for = self._pause_reason = ""
         self._teller: StateTeller | None = None
+        self._desk: DeliveryDesk | None = None
         self._progress_at = 0.0
 
     def run(self, stop: threading.Event) -> Leave | None:
@@ -177,6 +179,8 @@ class ClientAgent:
             link.close()
             return leave
         finally:
+            if self._desk is not None:
+                self._desk.close()
             if self._trainer is not None:
                 self._trainer.close()
             state.close()
@@ -216,13 +220,33 @@ class ClientAgent:
             topics=self._topics,
             memory=state,
             session=number,
-            profile={**known, "samples": description.num_samples, INSTANCE: self._namesake.token},
+            profile={
+                **known,
+                "samples": description.num_samples,
+                ANSWERS: ANSWERS_VERSION,
+                INSTANCE: self._namesake.token,
+            },
             jitter=random.random,
             received_bytes=lambda: 0 if self._link is None else self._link.traffic.received_bytes,
-            heard_at=lambda: 0.0 if self._mqtt is None else self._mqtt.heard_at,
+            heard_at=self._heard_at,
             once=self._settings.once,
             wall_clock=time.time,
         )
+
+    def _heard_at(self) -> float:
+        return 0.0 if self._mqtt is None else self._mqtt.heard_at
+
+    def _open_desk(self) -> DeliveryDesk:
+        desk = self._desk = DeliveryDesk(
+            self._name,
+            topics=self._topics,
+            directory=self._settings.directory,
+            open_trainer=self._open_trainer,
+            heard_at=self._heard_at,
+        )
+        for warning in desk.warnings:
+            self._say(warning)
+        return desk
 
     def _connect(self, number: int, stop: threading.Event) -> Link | None:
         settings, guard = self._settings, self._guard
@@ -268,13 +292,19 @@ class ClientAgent:
     ) -> Leave | None:
         leave: Leave | None = None
         teller = self._teller = StateTeller(self._name, topics=self._topics, session=number)
-        for event in early:
-            leave = leave or self._carry_out(self._on_event(event, session), link)
+        desk = self._open_desk()
+        for early_event in early:
+            actions = self._on_event(early_event, session)
+            actions += desk.take(early_event, now=time.monotonic())
+            leave = leave or self._carry_out(actions, link)
         while leave is None and not stop.is_set():
-            actions = self._on_event(self._next_event(link, session), session)
+            event = self._next_event(link, session)
+            actions = self._on_event(event, session)
             actions += self._on_trainer(session)
             now = time.monotonic()
             actions += session.tick(now)
+            actions += desk.take(event, now=now)
+            actions += desk.tick(now, busy=self._training or self._waiting is not None)
             told = teller.look(self._doing(session), now=now, unix=time.time())
             leave = self._carry_out([*actions, *([told] if told else [])], link)
             self._start_waiting_training(session, link)
@@ -298,6 +328,8 @@ class ClientAgent:
             until.append(session.wake_at)
         if self._waiting is not None:
             until.append(self._try_again_at)
+        if self._desk is not None and self._desk.wake_at is not None:
+            until.append(self._desk.wake_at)
         try:
             return link.events.get(timeout=max(0.0, min(until) - now))
         except queue.Empty:

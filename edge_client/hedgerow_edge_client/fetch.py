@@ -106,6 +106,10 @@ class Fetch:
         """When `tick` wants to be called, on the caller's clock."""
         return None if self.complete else self._ask_at
 
+    def wants(self, digest: bytes) -> bool:
+        """Say whether a blob is one of those that are assembled here."""
+        return digest in self._assemblers
+
     def data(self, digest: bytes) -> bytes:
         """Return a finished blob."""
         return self._assemblers[digest].data()

@@ -332,7 +332,7 @@ class ClientSession:
         return self._after_fetch(now)
 
     def _on_chunk(self, digest: bytes, payload: bytes, now: float) -> list[Action]:
-        if self._fetch is None or self._manifest is None:
+        if self._fetch is None or self._manifest is None or not self._fetch.wants(digest):
             return []
         index, data = decode_chunk(payload, max_bytes=self._manifest.chunk_bytes)
         return self._after_fetch(now) if self._fetch.add(digest, index, data, now=now) else []

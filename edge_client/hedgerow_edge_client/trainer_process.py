@@ -205,6 +205,29 @@ class TrainerProcess:
             return None
         return unpack_array(answer["inputs"]), unpack_array(answer["targets"])
 
+    def start_rows(self, *, most: int, most_bytes: int) -> queue.SimpleQueue[Any]:
+        """Ask for some of this client's samples, and do not wait: the trainer's frame comes on the queue.
+
+        Parameters
+        ----------
+        most, most_bytes
+            How many samples, and how many bytes of them, at most; they are evenly spread.
+
+        Returns
+        -------
+        queue.SimpleQueue
+            Gets a map with ``result`` (``inputs``, ``targets``, ``metric``) or ``failed``, or the
+            `TrainerCrashed` that has come between.
+
+        Raises
+        ------
+        TrainerCrashed
+            The process cannot be started.
+        """
+        child = self._running()
+        self._number += 1
+        return child.send(self._number, {"op": "rows", "most": most, "most_bytes": most_bytes})
+
     def start_train(self, request: TrainRequest, *, as_client: tuple[str, Path | None] | None = None) -> None:
         """Begin to train; what comes of it is put into `events`.
 

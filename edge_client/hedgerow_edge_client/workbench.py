@@ -148,6 +148,20 @@ class Workbench:
             inputs, targets = samples.batch(range(len(samples)))
         return {"inputs": pack_array(inputs.numpy()), "targets": pack_array(targets.numpy())}
 
+    def rows(self, most: int, most_bytes: int) -> dict[str, Any]:
+        """Return some of this client's samples, evenly spread, to try a model on."""
+        samples = self._samples
+        with self._task.blame("reading a batch of the data"):
+            inputs, targets = samples.batch([0])
+            size = inputs.nbytes + targets.nbytes
+            count = max(1, min(len(samples), most, most_bytes // max(1, size)))
+            inputs, targets = samples.batch([i * len(samples) // count for i in range(count)])
+        return {
+            "inputs": pack_array(inputs.numpy()),
+            "targets": pack_array(targets.numpy()),
+            "metric": self._task.metric,
+        }
+
     def _example(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a few rows of the data; whoever makes the template may have the test data alone."""
         samples: Samples | None

@@ -1,6 +1,6 @@
 """Make, check and run ONNX models."""
 
-from hedgerow_export.agreement import Agreement, Limits, compare_outputs
+from hedgerow_export.agreement import Agreement, Limits, compare_outputs, is_as_good
 from hedgerow_export.artifact import export_model, fill_checked, write_atomically
 from hedgerow_export.costs import Costs, count_costs
 from hedgerow_export.description import describe_model
@@ -24,6 +24,7 @@ from hedgerow_export.model_proto import read_model
 from hedgerow_export.product import QUANTIZE, Measures, Product, Recipe, Sample, make_product, zip_bytes
 from hedgerow_export.quantizing import Int8Model, quantize_int8
 from hedgerow_export.runner import InputSpec, Runner
+from hedgerow_export.sandbox import Sandbox, SandboxError, check_foreign
 from hedgerow_export.shrink import compact_model, empty_channels, shrink_model
 from hedgerow_export.sparse_form import make_sparse
 from hedgerow_export.targets import TARGETS, Target, find_target
@@ -61,12 +62,15 @@ __all__ = [
     "Recipe",
     "Runner",
     "Sample",
+    "Sandbox",
+    "SandboxError",
     "Target",
     "TemplateError",
     "Verification",
     "VerificationError",
     "accuracy",
     "channel_groups",
+    "check_foreign",
     "compact_model",
     "compare_outputs",
     "count_costs",
@@ -78,6 +82,7 @@ __all__ = [
     "fill_template",
     "find_metric",
     "find_target",
+    "is_as_good",
     "make_product",
     "make_sparse",
     "make_template",

@@ -94,12 +94,9 @@ def compare_outputs(
     if not finite:
         ok, said = False, "an output is not a finite number"
     elif metric is not None and before is not None and after is not None:
-        if metric.name == "accuracy":
-            bound = before - max(allowed.drop_points / 100, 1 / len(wanted)) - 1e-12
-        else:
-            sign = -1 if metric.higher_is_better else 1
-            bound = before * (1 + sign * allowed.drop_points / 100)
-        ok = after >= bound if metric.higher_is_better else after <= bound
+        ok = is_as_good(
+            metric, before=before, after=after, samples=len(wanted), drop_points=allowed.drop_points
+        )
         said = f"{metric.name} {before:.4f} before and {after:.4f} after"
     elif top1 is not None:
         ok, said = top1 >= allowed.top1_agreement, f"the same answer for {top1:.2%} of {len(wanted)} inputs"
@@ -111,3 +108,17 @@ def compare_outputs(
             f"outputs are off by {apart:.3g} of {size:.3g} (RMS)",
         )
     return Agreement(ok=ok, said=said, max_abs_error=error, top1_agreement=top1, before=before, after=after)
+
+
+def is_as_good(metric: Metric, *, before: float, after: float, samples: int, drop_points: float) -> bool:
+    """Say whether a model is at most `drop_points` worse than another one on the same samples.
+
+    Points of accuracy, and one sample may always be lost; of other metrics a share of the value in percent.
+    What is not a number is never as good.
+    """
+    if metric.name == "accuracy":
+        bound = before - max(drop_points / 100, 1 / samples) - 1e-12
+    else:
+        sign = -1 if metric.higher_is_better else 1
+        bound = before * (1 + sign * drop_points / 100)
+    return after >= bound if metric.higher_is_better else after <= bound

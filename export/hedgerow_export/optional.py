@@ -23,3 +23,8 @@ def require(*packages: str) -> None:
                 f"{package} is not installed; install it with: pip install 'hedgerow[{_EXTRAS[package]}]'",
                 package=package,
             )
+
+
+def is_installed(package: str) -> bool:
+    """Say whether a package can be imported, without doing it."""
+    return importlib.util.find_spec(package) is not None

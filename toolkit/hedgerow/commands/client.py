@@ -100,6 +100,11 @@ def _host_name() -> str:
     return re.sub(r"[^a-z0-9_-]", "-", socket.gethostname().lower())[:32].strip("-_") or "device"
 
 
+def default_state_directory(name: str | None) -> Path:
+    """Return where the client of a name keeps its state, unless it was told otherwise."""
+    return _state_home() / (_host_name() if name is None else check_name(name, what="--name"))
+
+
 def _state_home() -> Path:
     home = os.environ.get("XDG_STATE_HOME") or os.environ.get("XDG_DATA_HOME")
     return Path(home, "hedgerow") if home else Path.home() / ".local" / "share" / "hedgerow"

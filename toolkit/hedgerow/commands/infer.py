@@ -23,7 +23,13 @@ _SHOWN = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the call."""
-    parser.add_argument("model", type=Path, help="an ONNX file")
+    parser.add_argument("model", type=Path, nargs="?", help="an ONNX file")
+    parser.add_argument(
+        "--state-dir",
+        metavar="FOLDER",
+        type=Path,
+        help="in place of a file: the delivered model that the client with this state directory uses",
+    )
     parser.add_argument(
         "--input",
         metavar="FILE",
@@ -56,9 +62,10 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("give --input FILE, or --benchmark")
     if options.output is not None and not options.output.parent.is_dir():
         raise UsageError(f"--output {options.output} is not in a folder that is there")
-    model = DeviceModel(options.model, threads=options.threads)
+    path = _model_path(options.model, options.state_dir)
+    model = DeviceModel(path, threads=options.threads)
     if options.benchmark:
-        _benchmark(options.model)
+        _benchmark(path)
     if options.input is None:
         return ExitCode.DONE
     outputs = _stream(model, options.input) if options.stream or str(options.input) == "-" else None
@@ -73,6 +80,24 @@ def run(options: argparse.Namespace) -> int:
         f"{1e3 / time.p50_ms:,.0f} a second"
     )
     return ExitCode.DONE
+
+
+def _model_path(model: Path | None, state_dir: Path | None) -> Path:
+    if (model is None) is (state_dir is None):
+        raise UsageError("give an ONNX file, or --state-dir FOLDER for the delivered model that is in use")
+    if state_dir is None:
+        assert model is not None
+        return model
+    from hedgerow.commands.model import state_directory
+    from hedgerow_edge_client import ModelShelf
+
+    shelf = ModelShelf(state_directory(state_dir, None))
+    found = shelf.path_in_use()
+    for warning in shelf.warnings:
+        print(warning)
+    if found is None:
+        raise UsageError(f"no model is in use in {state_dir}: none was accepted there")
+    return found
 
 
 def _batch(model: DeviceModel, path: Path) -> NDArray[Any]:
