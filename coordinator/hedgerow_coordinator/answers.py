@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -139,6 +140,8 @@ class AnswerReader:
         return self._frozen.widened(decode_frame(frame, kind=kind, mask=moving, base=base), mask=mask)
 
     def _checked(self, proposed: Mask) -> Mask:
+        if "density" in self.question:
+            return self._checked_part(proposed, density=float(str(self.question["density"])))
         for tensor, before, after, part in zip(
             self._mask.layout.tensors,
             self._mask.lengths,
@@ -153,6 +156,17 @@ class AnswerReader:
             changed = not np.array_equal(self._mask.live[part], proposed.live[part])
             if changed and tensor.name in self._policy.protect:
                 raise AggregationError(f"it proposes another mask for '{tensor.name}', which is protected")
+        return proposed
+
+    def _checked_part(self, proposed: Mask, *, density: float) -> Mask:
+        layout, most = self._mask.layout, math.floor(density * self._mask.layout.num_parameters + 1e-6)
+        if (proposed.live & ~self._mask.live).any():
+            raise AggregationError("it proposes weights that were not live")
+        if proposed.num_live > most:
+            raise AggregationError(f"it proposes {proposed.num_live} weights, at most {most} are asked for")
+        for tensor, before, after in zip(layout.tensors, self._mask.lengths, proposed.lengths, strict=True):
+            if after < (before if tensor.name in self._policy.protect else min(1, before)):
+                raise AggregationError(f"it proposes {after} of {before} weights for tensor '{tensor.name}'")
         return proposed
 
 

@@ -89,6 +89,9 @@ def next_mask(
         See `Evidence`.
     """
     state = done.state
+    if policy.policy == "local" and done.votes is not None:
+        # The mean of the pruned models: who has pruned a weight has a zero there.
+        done = replace(done, weights=done.weights * done.votes)
     memory = _moved(done, policy=policy)
     watch, action = react(
         Watch.of_notes(state.notes),

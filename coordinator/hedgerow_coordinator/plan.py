@@ -279,14 +279,16 @@ class Plan:
         last = {"constant": 1, "one-shot": pruning.start_round, "adaptive": pruning.start_round}.get(
             pruning.schedule, pruning.end_round
         )
+        if pruning.policy == "local":
+            last = pruning.end_round
         if pruning.prunes and last > rounds:
             raise SettingError(
                 f"must be at most {rounds}, the number of rounds, not {last}: "
                 f"the run would end before density {pruning.density:g} is reached",
                 table="pruning",
-                key="start_round" if pruning.schedule in ("one-shot", "adaptive") else "end_round",
+                key="end_round" if last == pruning.end_round else "start_round",
             )
-        if pruning.policy in ("vote", "tiered") and self.codec.feedback == "ef21":
+        if pruning.policy in ("vote", "tiered", "local") and self.codec.feedback == "ef21":
             raise SettingError(
                 f'must not be "ef21" with policy "{pruning.policy}": its estimates are of all live weights, '
                 'and each device sends a part of them; use "residual"',

@@ -18,7 +18,8 @@ VALUE_KINDS = (
     "information",
     "latent",
 )
-MASK_KINDS = ("gradient", "random")
+# "magnitude" keeps the device's strongest weights, and grows none.
+MASK_KINDS = ("gradient", "random", "magnitude")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ class Question:
         with, so that their mean over the devices is that of one model; of 1, of those it ends with.
     swap
         Share of each tensor's live weights that a proposal swaps, 0 to 1 exclusive.
+    density
+        Of a proposal of kind ``magnitude``, over the whole model, above 0 to 1.
     protect
         Tensors that a proposal leaves alone.
 
@@ -53,6 +56,7 @@ class Question:
     batches: int = 1
     at: float = 0.0
     swap: float = 0.0
+    density: float = 1.0
     protect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -67,6 +71,8 @@ class Question:
                 f"the plan asks for scores on {self.batches} batches, after {self.at} of the steps, "
                 f"to swap {self.swap} of the weights, which makes no sense"
             )
+        if not 0 < self.density <= 1:
+            raise ValueError(f"the plan asks for a mask of density {self.density}, which makes no sense")
         if self.form == "values" and self.at not in (0, 1):
             raise ValueError(f"scores are taken before or after training, not after {self.at} of the steps")
         if self.kind == "latent" and self.at != 1:
@@ -91,6 +97,7 @@ class Question:
             "batches": int,
             "at": (int, float),
             "swap": (int, float),
+            "density": (int, float),
         }
         for name, kind in kinds.items():
             if name in values and (not isinstance(values[name], kind) or isinstance(values[name], bool)):

@@ -90,35 +90,6 @@ def draw_batches(num_samples: int, *, count: int, size: int, seed: int) -> list[
     return [batch for batch in batches if len(batch) > 1] or batches[:1]
 
 
-def propose(
-    weights: Vector,
-    growth: Vector,
-    *,
-    live: NDArray[np.bool_],
-    layout: Layout,
-    swap: float,
-    protect: Sequence[str] = (),
-) -> NDArray[np.bool_]:
-    """Return the mask that a device proposes: weak weights swapped for pruned ones, tensor by tensor.
-
-    Bibikar et al. 2022 (FedDST), algorithm 1: of each tensor's live weights the share `swap` with the
-    smallest ``|w|`` goes, and as many that were pruned come, those with the largest `growth`. Each tensor
-    keeps its number of weights.
-    """
-    proposed = live.copy()
-    for spec, start in zip(layout.tensors, layout.offsets, strict=False):
-        if not spec.prunable or spec.name in protect:
-            continue
-        part = slice(start, start + spec.size)
-        held, pruned = np.flatnonzero(live[part]), np.flatnonzero(~live[part])
-        count = min(int(swap * len(held)), len(pruned))
-        weakest = np.argsort(np.abs(weights[part][held]), kind="stable")[:count]
-        strongest = np.argsort(-np.abs(growth[part][pruned]), kind="stable")[:count]
-        proposed[part][held[weakest]] = False
-        proposed[part][pruned[strongest]] = True
-    return proposed
-
-
 def _mean_gradients(bench: Bench, measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Vector:
     """Return the mean over the batches of what `measure` makes of each parameter's gradient."""
     parameters = bench.parameters()

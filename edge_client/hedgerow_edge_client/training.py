@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hedgerow_codecs import Frozen, Layout
+from hedgerow_edge_client.activations import thinned_activations
 from hedgerow_edge_client.descent import Descent
 from hedgerow_edge_client.errors import TaskError, TrainingCancelled, TrainingDiverged
 from hedgerow_edge_client.forward import forward
 from hedgerow_edge_client.freezing import frozen_tensors
 from hedgerow_edge_client.parameters import module_layout, read_parameters, write_parameters
+from hedgerow_edge_client.proposals import propose, strongest
+from hedgerow_edge_client.question import Question
 from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
 from hedgerow_edge_client.samples import Samples
-from hedgerow_edge_client.scores import Bench, draw_batches, propose, score
+from hedgerow_edge_client.scores import Bench, draw_batches, score
 from hedgerow_edge_client.task import Task
 from hedgerow_export import MetricError, find_metric
 
@@ -109,7 +112,8 @@ def _train(
             if should_stop is not None and should_stop():
                 raise TrainingCancelled(f"training of round {request.round} was cancelled")
             steps += 1
-            loss, outputs, targets = forward(module, samples, indices, task)
+            with thinned_activations(module, request.shaping.activations):
+                loss, outputs, targets = forward(module, samples, indices, task)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise _diverged(request, steps, value)
@@ -199,20 +203,28 @@ class _Asked:
         question, bench, live = self._question, self._bench, self._request.live
         assert question is not None
         weights = read_parameters(bench.module, bench.layout)
-        if question.kind == "random":
-            growth = np.random.default_rng(self._request.seed).random(weights.size, np.float32)
+        protect = (*question.protect, *self._request.frozen)
+        if question.kind == "magnitude":
+            self.proposal = strongest(
+                weights, live=live, layout=bench.layout, density=question.density, protect=protect
+            )
         else:
-            growth = score(question, bench)
-        self.proposal = propose(
-            weights,
-            growth,
-            live=live,
-            layout=bench.layout,
-            swap=question.swap,
-            protect=(*question.protect, *self._request.frozen),
-        )
+            self.proposal = propose(
+                weights,
+                self._growth(question),
+                live=live,
+                layout=bench.layout,
+                swap=question.swap,
+                protect=protect,
+            )
         write_parameters(bench.module, bench.layout, np.where(self.proposal, weights, np.float32(0)))
         return self.proposal
+
+    def _growth(self, question: Question) -> NDArray[np.float32]:
+        if question.kind == "random":
+            size = self._request.weights.size
+            return np.random.default_rng(self._request.seed).random(size, np.float32)
+        return score(question, self._bench)
 
 
 class _Batches:

@@ -10,9 +10,10 @@ from torch import nn
 from hedgerow_edge_client.errors import TaskError
 from hedgerow_edge_client.information import mutual_information
 from hedgerow_edge_client.parameters import module_layout, read_parameters
+from hedgerow_edge_client.proposals import propose
 from hedgerow_edge_client.question import Question
 from hedgerow_edge_client.requests import TrainRequest, TrainResult
-from hedgerow_edge_client.scores import Bench, draw_batches, propose, score
+from hedgerow_edge_client.scores import Bench, draw_batches, score
 from hedgerow_edge_client.task import Task, load_task
 from hedgerow_edge_client.training import train
 

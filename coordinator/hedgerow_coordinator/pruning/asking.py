@@ -21,7 +21,7 @@ def question_of(policy: PruningPolicy, round_number: int, *, is_behind: bool = F
 
     ``kind``: a kind of `hedgerow_edge_client.scores`; ``form``: ``values`` or ``mask``; ``batches``;
     ``at``: after which share of the steps; ``pruned``: whether pruned weights are scored; ``region``:
-    ``pruned`` where they alone are; ``codec``. For masks, besides: ``swap`` and ``protect``.
+    ``pruned`` where they alone are; ``codec``. For masks, besides: ``swap`` or ``density``, and ``protect``.
     ``transport/README.md`` has the table.
     """
     if not policy.changes_at(round_number + 1) and not is_behind:
@@ -37,6 +37,15 @@ def question_of(policy: PruningPolicy, round_number: int, *, is_behind: bool = F
             "form": "mask",
             "at": policy.vote_at,
             "swap": swap,
+            "protect": list(policy.protect),
+        }
+    if policy.policy == "local":
+        # A proposal is made when all steps are done.
+        return question | {
+            "kind": "magnitude",
+            "form": "mask",
+            "at": 1.0,
+            "density": policy.density_at(round_number + 1),
             "protect": list(policy.protect),
         }
     if not policy.wires():
@@ -67,6 +76,8 @@ def told_by(
     strength = strength_at(policy, round_number)
     if strength > 0:
         shaping |= {"regularizer": policy.regularizer, "strength": strength}
+    if policy.activations < 1:
+        shaping["activations"] = policy.activations
     return told | ({"shaping": shaping} if shaping else {})
 
 

@@ -82,7 +82,7 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             "proposals keep each tensor's number of weights",
         ),
         (
-            policy.policy in ("vote", "tiered") and len(policy.protect) > MAX_TIERS,
+            policy.policy in ("vote", "tiered", "local") and len(policy.protect) > MAX_TIERS,
             "protect",
             f'must name at most {MAX_TIERS} tensors with policy "{policy.policy}": every round tells them',
         ),
@@ -111,6 +111,28 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             policy.biased and policy.policy != "tiered",
             "biased",
             f'must be false with policy "{policy.policy}": it is about the thresholds of tiers',
+        ),
+        (
+            policy.policy == "local" and (policy.score, policy.budget) != ("magnitude", "global"),
+            "budget" if policy.score == "magnitude" else "score",
+            'must be "magnitude" (score) and "global" (budget) with policy "local": each device keeps its '
+            "largest weights",
+        ),
+        (
+            policy.policy == "local" and (policy.regrow > 0 or policy.rewind or policy.channels < 1),
+            "policy",
+            'must not be "local" when regrow is not 0, rewind is true or channels is below 1: '
+            "the devices prune, weight by weight, and nothing comes back",
+        ),
+        (
+            policy.policy == "local" and policy.tolerance > 0,
+            "tolerance",
+            'must be 0 with policy "local": the devices prune in every round',
+        ),
+        (
+            policy.policy == "local" and (policy.schedule == "adaptive" or policy.density == 1),
+            "schedule" if policy.density < 1 else "density",
+            'must be that of a fall below 1 with policy "local", which prunes to a density',
         ),
         (
             policy.latent and policy.policy != "server",

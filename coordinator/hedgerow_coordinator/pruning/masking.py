@@ -66,6 +66,10 @@ def prune(
         known = _narrowed(known, policy=policy, round_number=round)
     if policy.policy == "vote":
         return _thinned(_by_votes(known, policy=policy), known, policy=policy, round_number=round)
+    if policy.policy == "local":
+        # The union of what the devices have kept; it shrinks as they agree.
+        is_last = round >= policy.end_round
+        return _thinned(None, known, policy=policy, round_number=round) if is_last else mask
     if policy.latent:
         is_time = policy.changes_at(round) or known.device is not None
         return _competed(known, policy=policy, round_number=round) if is_time else mask

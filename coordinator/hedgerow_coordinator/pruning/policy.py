@@ -22,6 +22,7 @@ POLICIES: Mapping[str, str] = {
     "server": "the coordinator makes one mask for all",
     "vote": "each device proposes a mask; what any or enough of them hold is pruned to the budget",
     "tiered": "as server, and weaker devices train and send the strongest share of it",
+    "local": "each device prunes its trained weights; the union of the masks is the next one, at last pruned",
     "soft": "the coordinator multiplies each row by its soft weight once, and takes nothing away",
 }
 REACTIONS = ("stop", "revert")
@@ -78,6 +79,9 @@ class PruningPolicy:
         What the regulariser is multiplied by, at least 0.
     strength_steps : int
         In how many equal steps it rises from 0, up to `end_round`; 1 is the whole strength all along.
+    activations : float
+        Share of a layer's input that the devices keep for the gradient of its weights, 0 to 1; 0 is the
+        density of the layer.
     rewind : bool
         Whether all weights go back to their first values when the mask changes.
     score_batches : int
@@ -130,6 +134,7 @@ class PruningPolicy:
     regularizer: str = "none"
     strength: float = 0.0
     strength_steps: int = 1
+    activations: float = 1.0
     rewind: bool = False
     score_batches: int = 1
     score_codec: Mapping[str, object] = field(default_factory=_deadzone)
@@ -152,6 +157,7 @@ class PruningPolicy:
         check_choice("initial_budget", self.initial_budget, ("", *BUDGETS))
         check_choice("regularizer", self.regularizer, REGULARIZERS)
         check_range("strength", self.strength, least=0, most=1e6)
+        check_range("activations", self.activations, least=0, most=1)
         check_range("strength_steps", self.strength_steps, least=1, most=100_000)
         check_range("density", self.density, above=0, most=1)
         check_range("initial_density", self.initial_density, least=self.density, most=1)
@@ -253,6 +259,8 @@ class PruningPolicy:
             return False
         if self.budget in OUTCOME_BUDGETS:
             return round_number == self.start_round
+        if self.policy == "local":
+            return self.start_round <= round_number <= self.end_round
         if self.schedule in OUTCOME_SCHEDULES:
             return self._is_due(round_number)
         thins = self.density_at(round_number) < self.density_at(round_number - 1)

@@ -51,9 +51,9 @@ def _always(settings: Settings) -> Callable[[int], Settings]:
 
 
 def _hedgerow(rounds: int) -> Settings:
-    codec = {"codec_id": "deadzone", "step": [8.0, 0.25]}
+    codec = {"codec_id": "deadzone", "step": [2.0, 0.25]}
     return {
-        "aggregation": {"server_momentum": 0.5},
+        "aggregation": {"server_momentum": 0.7},
         "codec": {"residual_decay": 0.5},
         "codec.uplink": codec,
         "codec.downlink": codec,
@@ -160,6 +160,22 @@ RECIPES: Mapping[str, Recipe] = {
         source="Long 2023",
         traffic="up: the values of the pruned weights in rounds before a change",
         settings=_feddip,
+    ),
+    "sparsyfed": Recipe(
+        meaning="each device prunes its trained weights, which powerpropagation makes agree; thinned activations",
+        source="Guastella 2025",
+        traffic="up: a coded mask difference",
+        settings=lambda rounds: _pruned(
+            {
+                "policy": "local",
+                "budget": "global",
+                "schedule": "one-shot",
+                "start_round": min(2, rounds),
+                "end_round": rounds,
+                "power": 1.25,
+                "activations": 0.0,
+            }
+        ),
     ),
     "synflow": Recipe(
         meaning="pruned once before training by SynFlow in 100 steps, without data",
