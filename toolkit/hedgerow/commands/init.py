@@ -45,12 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="write the plan of a published method; `hedgerow policies` lists them",
     )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        type=Path,
+        help="begin with trained weights: .safetensors, .onnx, or a torch state dict (.pt, .pth, .bin)",
+    )
+    parser.add_argument(
+        "--partial",
+        action="store_true",
+        help="with --weights: take what fits by name and shape, leave the rest as build_model makes it",
+    )
+    parser.add_argument(
+        "--freeze",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="tensors or layers that stay as they are, such as 'conv1' or 'layer?.*'; may be given again",
+    )
     parser.add_argument("--force", action="store_true", help="replace files that are there")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the files."""
-    from hedgerow.initialise import initialise
+    from hedgerow.initialise import Transfer, initialise
 
     name = options.name
     if name is None:
@@ -68,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
         force=options.force,
         preset=BROKER_PRESETS[options.preset],
         recipe=options.recipe,
+        transfer=Transfer(weights=options.weights, partial=options.partial, freeze=tuple(options.freeze)),
     )
     for path, meaning in written:
         print(f"wrote {path}: {meaning}")
