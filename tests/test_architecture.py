@@ -33,18 +33,24 @@ FOLDERS = {package: package.removeprefix("hedgerow_") for package in MAY_IMPORT}
 
 # The files that may import torch. All others leave it to a child process, or do without.
 TORCH_FILES = {
+    "hedgerow/demo/digits_task.py",
+    "hedgerow_devices/matrix_trial.py",
+    "hedgerow_edge_client/descent.py",
     "hedgerow_edge_client/forward.py",
+    "hedgerow_edge_client/freezing.py",
+    "hedgerow_edge_client/held_out.py",
     "hedgerow_edge_client/information.py",
     "hedgerow_edge_client/parameters.py",
     "hedgerow_edge_client/samples.py",
     "hedgerow_edge_client/scores.py",
+    "hedgerow_edge_client/shaping.py",
     "hedgerow_edge_client/task.py",
+    "hedgerow_edge_client/ticket.py",
     "hedgerow_edge_client/training.py",
+    "hedgerow_edge_client/width_scaling.py",
     "hedgerow_edge_client/workbench.py",
     "hedgerow_export/exporter_failure.py",
     "hedgerow_export/template.py",
-    "hedgerow/demo/digits_task.py",
-    "hedgerow_devices/matrix_trial.py",
 }
 HEAVY = ("torch", "onnx", "onnxruntime", "matplotlib", "rich", "sklearn", "cryptography")
 

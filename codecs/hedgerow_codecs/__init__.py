@@ -1,6 +1,7 @@
 """Arrays to bytes and back: layouts, masks, quantised updates, frames, error feedback."""
 
 from hedgerow_codecs.bundle import bundle, unbundle
+from hedgerow_codecs.channel_set import ChannelSet, ChannelSlice, WidthTier, width_tier
 from hedgerow_codecs.codec import Codec
 from hedgerow_codecs.decoded import DecodedUpdate
 from hedgerow_codecs.ef21 import Ef21Feedback
@@ -46,6 +47,8 @@ __all__ = [
     "MAX_PATTERNS",
     "MAX_PATTERN_BYTES",
     "NO_BASE",
+    "ChannelSet",
+    "ChannelSlice",
     "ChecksumError",
     "Codec",
     "CodecError",
@@ -70,6 +73,7 @@ __all__ = [
     "TensorSpec",
     "TruncatedFrameError",
     "UnencodableError",
+    "WidthTier",
     "bundle",
     "codec_from_config",
     "decode_frame",
@@ -86,4 +90,5 @@ __all__ = [
     "seeded_parameters",
     "tier_mask",
     "unbundle",
+    "width_tier",
 ]

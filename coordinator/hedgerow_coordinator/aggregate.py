@@ -111,21 +111,30 @@ class HeldAggregator(_Sum):
         self._total = np.zeros(mask.layout.num_parameters, np.float64)
         self._held = np.zeros(mask.layout.num_parameters, np.int64)
 
-    def add(self, update: DecodedUpdate, *, weight: int) -> None:
+    def add(self, update: DecodedUpdate, *, weight: int, positions: NDArray[np.int64] | None = None) -> None:
         """Add an update under whatever mask; nothing changes when it is refused.
+
+        Parameters
+        ----------
+        update : DecodedUpdate
+        weight : int
+            See `Aggregator.add`.
+        positions : ndarray, int64, shape (update.mask.num_live,), or None
+            Where its entries are in the whole flat vector, for an update of a smaller layout.
 
         Raises
         ------
         AggregationError
             As `Aggregator.add`.
         """
-        if update.mask.layout != self._shared.layout:
-            raise AggregationError("the update is for another model")
+        if positions is None:
+            if update.mask.layout != self._shared.layout:
+                raise AggregationError("the update is for another model")
+            positions = update.mask.positions
         part = np.zeros(update.mask.num_live, np.float64)
         self._add_to(part, update, weight=weight)
-        live = update.mask.live
-        self._total[live] += part
-        self._held[live] += weight
+        self._total[positions] += part
+        self._held[positions] += weight
 
     def union(self) -> Mask:
         """Return the mask of what anybody holds; the shared one where there is no update."""

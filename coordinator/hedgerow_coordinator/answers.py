@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,20 @@ from hedgerow_codecs import (
     Frozen,
     Layout,
     Mask,
+    WidthTier,
     decode_frame,
     decode_mask,
     read_header,
     tier_mask,
     unbundle,
+    width_tier,
 )
 from hedgerow_coordinator.aggregate import HeldAggregator
 from hedgerow_coordinator.errors import AggregationError
 from hedgerow_coordinator.pruning import PruningPolicy
+
+if TYPE_CHECKING:
+    from hedgerow_codecs import ChannelSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +70,8 @@ class AnswerReader:
         Their digest.
     frozen
         Tensors that answers are without; None where there are none.
+    sets
+        The model's channels, where tiers are cut down by width.
     """
 
     def __init__(
@@ -75,6 +83,7 @@ class AnswerReader:
         base: bytes,
         question: Mapping[str, object],
         frozen: Frozen | None = None,
+        sets: Sequence[ChannelSet] = (),
     ) -> None:
         self.question = question
         self._policy, self._mask, self._base = policy, mask, base
@@ -85,8 +94,12 @@ class AnswerReader:
         # What frames are made under, by what is known of them here.
         self._moving = {known: self._frozen.moving(known) for known in (mask, self._region)}
         self._tiers: tuple[Mask, ...] = ()
+        self._widths: tuple[WidthTier, ...] = ()
         if policy.policy == "tiered":
             shares = sorted({float(str(share)) for share in policy.tiers.values()})
+            if policy.tier_by == "width":
+                self._widths = tuple(width_tier(sets, mask=mask, share=s) for s in shares if s < 1)
+                return
             self._tiers = tuple(
                 tier_mask(published, mask=mask, share=share, protect=policy.protect) for share in shares
             )
@@ -94,13 +107,20 @@ class AnswerReader:
 
     @property
     def kind(self) -> str:
-        """What comes beside the updates, for the journal: ``scores``, ``votes`` or nothing."""
+        """What comes beside the updates, for the journal: ``scores``, ``votes``, ``masks`` or nothing."""
+        if self._policy.policy == "personal":
+            return "masks"
         return {"values": "scores", "mask": "votes"}.get(str(self.question.get("form", "")), "")
 
     @property
     def holds_parts(self) -> bool:
         """Whether devices may hold other weights than the shared mask's."""
-        return bool(self._tiers) or self.kind == "votes"
+        return self._policy.policy in ("tiered", "personal") or self.kind == "votes"
+
+    @property
+    def has_two_frames(self) -> bool:
+        """Whether the blob of an answer is two frames, see `hedgerow_codecs.bundle`."""
+        return bool(self.question) or self.kind == "masks"
 
     @property
     def is_vote(self) -> bool:
@@ -121,23 +141,44 @@ class AnswerReader:
         AggregationError
             The proposed mask breaks the rules of the vote.
         """
-        frame, besides = unbundle(blob) if self.question else (blob, b"")
+        frame, besides = unbundle(blob) if self.has_two_frames else (blob, b"")
         mask, scores = self._mask, None
-        if besides and self.is_vote:
+        if besides and self.kind == "masks":
+            mask = self._within(decode_mask(besides, layout=mask.layout, previous=mask))
+        elif besides and self.is_vote:
             mask = self._checked(decode_mask(besides, layout=mask.layout, previous=mask))
         elif besides:
             scores = self._decoded(besides, kind=FrameKind.SCORES, mask=self._region, base=NO_BASE)
         elif self._tiers:
             found = read_header(frame).mask
             mask = next((t for t in self._tiers if self._moving[t].digest.startswith(found)), mask)
+        elif self._widths:
+            found = read_header(frame).mask
+            mask = next((w.mask for w in self._widths if w.mask.digest.startswith(found)), mask)
         update = self._decoded(frame, kind=FrameKind.UPDATE, mask=mask, base=self._base)
         return Answer(
             update=update, scores=scores, update_bytes=len(frame), besides_bytes=len(blob) - len(frame)
         )
 
     def _decoded(self, frame: bytes, *, kind: FrameKind, mask: Mask, base: bytes) -> DecodedUpdate:
+        if mask.layout != self._mask.layout:
+            # A smaller model; tiers by width and frozen tensors do not go together.
+            return decode_frame(frame, kind=kind, mask=mask, base=base)
         moving = self._moving.get(mask) or self._frozen.moving(mask)
         return self._frozen.widened(decode_frame(frame, kind=kind, mask=moving, base=base), mask=mask)
+
+    def positions(self, update: DecodedUpdate) -> NDArray[np.int64] | None:
+        """Return where the entries of an update are, where it is of a smaller model; else None."""
+        return next((w.positions for w in self._widths if w.mask == update.mask), None)
+
+    def _within(self, own: Mask) -> Mask:
+        """Return a device's own mask, if it is a part of the shared one."""
+        if (own.live & ~self._mask.live).any():
+            raise AggregationError("its own mask has weights that the shared one has not")
+        for tensor, part in zip(own.layout.tensors, _parts(own.layout), strict=True):
+            if tensor.name in self._policy.protect and not own.live[part].all():
+                raise AggregationError(f"its own mask takes weights of '{tensor.name}', which is protected")
+        return own
 
     def _checked(self, proposed: Mask) -> Mask:
         if "density" in self.question:

@@ -27,6 +27,7 @@ from hedgerow_coordinator.pruning import (
     prunable_groups,
     rescaled,
     synflow_of,
+    told_channels,
 )
 from hedgerow_coordinator.quarantine import QUARANTINE_S, Quarantine
 from hedgerow_coordinator.records import RoundRecord
@@ -118,6 +119,7 @@ class Coordinator:
 
             found = channel_groups(store.template_bytes())
             groups = prunable_groups(found, layout, protect=pruning.protect)
+        sets = told_channels(pruning, template=store.template_bytes, layout=layout)
         if latest is None:
             weights = start()
             known = Evidence(weights=weights, mask=Mask.dense(layout), flow=flow, groups=groups)
@@ -157,6 +159,7 @@ class Coordinator:
             first_weights=start,
             flow=flow,
             groups=groups,
+            sets=sets,
         )
         if frozen and latest is None:
             sentence = _frozen_sentence(frozen, policy=pruning)

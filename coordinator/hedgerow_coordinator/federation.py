@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hedgerow_codecs import Frozen, Layout
+from hedgerow_codecs import ChannelSet, Frozen, Layout
 from hedgerow_coordinator.attendance import Attendance
 from hedgerow_coordinator.broadcast import Broadcast
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.plan import Plan
-from hedgerow_coordinator.pruning import UNDO_MASK, PruningPolicy, Watch, has_too_many_channels, react
+from hedgerow_coordinator.pruning import (
+    UNDO_MASK,
+    PruningPolicy,
+    Watch,
+    has_too_many_channels,
+    react,
+    told_parts,
+)
 from hedgerow_coordinator.routes import Routes
 from hedgerow_coordinator.server_model import published_digest
 from hedgerow_coordinator.store import RunStore
@@ -52,6 +59,8 @@ class Federation:
     flow: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
     # What channels masks can take; None where the plan takes none.
     groups: ChannelGroups | None = None
+    # The model's channels as the devices are told them; empty where they need not know.
+    sets: tuple[ChannelSet, ...] = ()
     attendance: Attendance = field(default_factory=Attendance)
     outbox: list[Publication] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -119,6 +128,7 @@ class Federation:
     def _told(self) -> dict[str, object]:
         freeze = self.plan.model.freeze
         told = self.plan.pruning.told(self.question, round_number=self.round)
+        told |= told_parts(self.plan.pruning, sets=self.sets)
         return told | ({"freeze": list(freeze)} if freeze else {})
 
     def publish_manifest(self, state: str, *, cohort: tuple[str, ...] = (), reason: str = "") -> None:

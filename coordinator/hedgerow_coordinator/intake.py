@@ -115,10 +115,11 @@ class Intake:
             base=published_digest(federation.state),
             question=federation.question,
             frozen=federation.frozen,
+            sets=federation.sets,
         )
         self._incoming: dict[str, _Incoming] = {}
         self._accepted: dict[str, bytes] = {}
-        self._bound = max_frame_bytes(federation.layout) * (2 if self._answers.question else 1)
+        self._bound = max_frame_bytes(federation.layout) * (2 if self._answers.has_two_frames else 1)
         self._anew: set[str] = set()
         self.invited: frozenset[str] | None = None
         self._held = HeldAggregator(self._mask) if self._answers.holds_parts else None
@@ -320,7 +321,11 @@ class Intake:
         return estimate, answer.scores
 
     def _add(self, record: UpdateRecord, update: DecodedUpdate, scores: DecodedUpdate | None) -> None:
-        self.aggregator.add(update, weight=record.num_samples)
+        if self._held is None:
+            self.aggregator.add(update, weight=record.num_samples)
+        else:
+            places = self._answers.positions(update)
+            self._held.add(update, weight=record.num_samples, positions=places)
         if scores is not None and self.scores is not None:
             self.scores.add(scores, weight=record.num_samples)
         self._accepted[record.client] = record.digest

@@ -288,7 +288,21 @@ class Plan:
                 table="pruning",
                 key="end_round" if last == pruning.end_round else "start_round",
             )
-        if pruning.policy in ("vote", "tiered", "local") and self.codec.feedback == "ef21":
+        if pruning.tier_by == "width" and self.model.freeze:
+            raise SettingError(
+                'must be empty with tier_by "width": frozen tensors are not sent, and narrower models have '
+                "other tensors",
+                table="model",
+                key="freeze",
+            )
+        if pruning.policy == "personal" and pruning.rewind and self.model.init != "seeded":
+            raise SettingError(
+                f'must be "seeded" where personal models rewind, not "{self.model.init}": '
+                "devices make the first weights again from the seed",
+                table="model",
+                key="init",
+            )
+        if pruning.policy in ("vote", "tiered", "local", "personal") and self.codec.feedback == "ef21":
             raise SettingError(
                 f'must not be "ef21" with policy "{pruning.policy}": its estimates are of all live weights, '
                 'and each device sends a part of them; use "residual"',

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import math
-import re
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -16,17 +13,15 @@ from hedgerow_codecs import (
     ErrorFeedback,
     Feedback,
     FrameKind,
-    Frozen,
-    Layout,
     Mask,
     bundle,
     codec_from_config,
     encode_frame,
     encode_frame_with_decoded,
     encode_mask,
-    tier_mask,
 )
 from hedgerow_edge_client.errors import TrainingDiverged
+from hedgerow_edge_client.own_part import OwnPart, frozen_of, is_personal, personal_rule
 from hedgerow_edge_client.question import Question
 from hedgerow_edge_client.replica import Replica
 from hedgerow_edge_client.requests import TrainRequest, TrainResult
@@ -35,40 +30,8 @@ from hedgerow_edge_client.state import Pending
 from hedgerow_transport import RoundPlan
 
 
-def frozen_of(plan: RoundPlan, layout: Layout) -> Frozen:
-    """Return the tensors that a plan freezes.
-
-    Raises
-    ------
-    ValueError
-        It names them in a way that is not understood here.
-    hedgerow_codecs.LayoutError
-        A pattern means no tensor of the model.
-    """
-    patterns = plan.pruning.get("freeze", ())
-    if not isinstance(patterns, (list, tuple)) or not all(isinstance(p, str) for p in patterns):
-        raise ValueError("the plan names the frozen tensors in a way that makes no sense")
-    return Frozen.matching(layout, patterns)
-
-
-def own_mask(plan: RoundPlan, *, client: str, profile: Mapping[str, object], replica: Replica) -> Mask:
-    """Return the part of the model that this device trains: all of it, or its tier's.
-
-    Raises
-    ------
-    ValueError
-        The plan's tiers cannot be understood here.
-    """
-    shares = plan.pruning.get("tiers", {})
-    if not shares:
-        return replica.mask
-    share = tier_share(shares, client=client, profile=profile)
-    protect = (*plan.pruning.get("protect", ()), *frozen_of(plan, replica.mask.layout).names)
-    return tier_mask(replica.weights, mask=replica.mask, share=share, protect=protect)
-
-
 def training_of(
-    plan: RoundPlan, *, round_number: int, client: str, replica: Replica, mask: Mask
+    plan: RoundPlan, *, round_number: int, client: str, replica: Replica, part: OwnPart
 ) -> TrainRequest:
     """Return the training that a plan asks of a client, on the part of the model that is its own.
 
@@ -94,13 +57,15 @@ def training_of(
         weight_decay=plan.weight_decay,
         proximal_mu=plan.proximal_mu,
         max_seconds=plan.max_seconds,
-        weights=np.where(mask.live, replica.weights, np.float32(0)),
-        live=mask.live,
+        weights=np.where(part.live, replica.weights, np.float32(0)),
+        live=part.live,
         question=Question.read(plan.pruning.get("question", {})),
         power=_power(plan),
         biased=plan.pruning.get("biased") is True,
         shaping=Shaping.read(plan.pruning.get("shaping", {})),
         frozen=frozen_of(plan, replica.mask.layout).names,
+        personal=personal_rule(plan, replica.mask.layout),
+        width=part.share if part.width is not None else 1.0,
     )
 
 
@@ -110,7 +75,7 @@ def update_of(
     plan: RoundPlan,
     round_number: int,
     replica: Replica,
-    mask: Mask,
+    part: OwnPart,
     feedback: Feedback,
 ) -> Pending:
     """Encode what training changed, as the error feedback wants it.
@@ -125,8 +90,8 @@ def update_of(
         The round that the update is for.
     replica
         The model that the update is against.
-    mask
-        The device's own, unless the result proposes another one.
+    part
+        The device's own, unless the result proposes another mask.
     feedback
         Of the plan's kind; what became of all earlier updates.
 
@@ -139,7 +104,7 @@ def update_of(
     """
     if not math.isfinite(result.loss):
         raise TrainingDiverged(f"the loss is {result.loss}")
-    base = replica.digest
+    base, mask = replica.digest, part.mask
     if result.proposal is not None:
         mask = Mask(layout=mask.layout, live=result.proposal)
     feedback = feedback.remask(mask)
@@ -148,17 +113,22 @@ def update_of(
     frozen = frozen_of(plan, mask.layout)
     delta = result.weights - np.where(mask.live, replica.weights, np.float32(0))
     delta[frozen.entries] = 0
+    positions, framed = frozen.positions(mask), frozen.moving(mask)
+    if part.width is not None:
+        positions, framed = part.width.positions, part.width.mask
+        delta[~part.width.covered] = 0
     wanted = feedback.compensate(delta)
-    positions = frozen.positions(mask)
     codec = codec_from_config(plan.codec)
     frame, decoded = encode_frame_with_decoded(
-        wanted[positions], kind=FrameKind.UPDATE, mask=frozen.moving(mask), base=base, codec=codec
+        wanted[positions], kind=FrameKind.UPDATE, mask=framed, base=base, codec=codec
     )
     sent = np.zeros_like(wanted)
     sent[positions] = decoded.values()
-    if plan.pruning.get("question"):
+    if plan.pruning.get("question") or is_personal(plan):
         frame = bundle(frame, _answer(result, mask=mask, shared=replica.mask, plan=plan))
     metrics = {"loss": float(result.loss)}
+    if result.held_out is not None and math.isfinite(result.held_out):
+        metrics["personal"] = float(result.held_out)
     if result.accuracy is not None and math.isfinite(result.accuracy):
         metrics["accuracy"] = float(result.accuracy)
     return Pending(
@@ -181,8 +151,8 @@ def _power(plan: RoundPlan) -> float:
 
 def _answer(result: TrainResult, *, mask: Mask, shared: Mask, plan: RoundPlan) -> bytes:
     """Encode scores or the proposed mask; nothing where the trainer has made neither."""
-    if result.proposal is not None:
-        return encode_mask(mask, previous=shared)
+    if result.proposal is not None or is_personal(plan):
+        return b"" if mask == shared else encode_mask(mask, previous=shared)
     if result.scores is None:
         return b""
     question = plan.pruning["question"]
@@ -195,28 +165,3 @@ def _answer(result: TrainResult, *, mask: Mask, shared: Mask, plan: RoundPlan) -
     moving = frozen.moving(region)
     codec = codec_from_config(question["codec"])
     return encode_frame(scores, kind=FrameKind.SCORES, mask=moving, base=NO_BASE, codec=codec)
-
-
-def tier_share(shares: Mapping[str, object], *, client: str, profile: Mapping[str, object]) -> float:
-    """Return a device's share of the model: the smallest of those whose rule fits it, or 1.
-
-    A rule is a pattern of names, such as ``zero-*``, or ``ram_mib < N``.
-
-    Raises
-    ------
-    ValueError
-        A rule or share that is not understood here.
-    """
-    found = [1.0]
-    for rule, share in shares.items():
-        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 < share <= 1:
-            raise ValueError(f"the share of tier '{rule}' is {share!r}, not above 0 and at most 1")
-        limit = re.fullmatch(r"\s*ram_mib\s*<\s*(\d{1,9})\s*", rule)
-        ram = profile.get("ram_mib")
-        if limit:
-            fits = isinstance(ram, (int, float)) and ram < int(limit[1])
-        else:
-            fits = fnmatch.fnmatchcase(client, rule)
-        if fits:
-            found.append(float(share))
-    return min(found)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hedgerow_edge_client.personal import PersonalRule
 from hedgerow_edge_client.question import Question
 from hedgerow_edge_client.shaping import Shaping
 
@@ -52,6 +53,11 @@ class TrainRequest:
         How training is bent towards a sparse model.
     frozen
         Names of the tensors that keep their values.
+    personal
+        How the device thins its own model before it trains; None where it does not.
+    width
+        Share of its channels that a model cut down by width has; outputs of layers that are cut are divided
+        by it in training (HeteroFL's scaler). 1 for a whole model.
 
     Raises
     ------
@@ -75,6 +81,8 @@ class TrainRequest:
     biased: bool = False
     shaping: Shaping = Shaping()  # noqa: RUF009 -- a frozen value
     frozen: tuple[str, ...] = ()
+    personal: PersonalRule | None = None
+    width: float = 1.0
 
     def __post_init__(self) -> None:
         if self.round < 0:
@@ -94,6 +102,8 @@ class TrainRequest:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 1 <= self.power <= 8:
             raise ValueError(f"power must be from 1 to 8, got {self.power}")
+        if not 0 < self.width <= 1:
+            raise ValueError(f"width must be above 0 and at most 1, got {self.width}")
         _check_vector(self.weights, "weights", np.float32)
         _check_vector(self.live, "live", np.bool_)
         if self.weights.shape != self.live.shape:
@@ -107,6 +117,7 @@ class TrainRequest:
         wire["question"] = None if self.question is None else self.question.to_plain()
         wire["shaping"] = self.shaping.to_plain()
         wire["frozen"] = list(self.frozen)
+        wire["personal"] = None if self.personal is None else self.personal.to_plain()
         return wire
 
     @classmethod
@@ -118,10 +129,15 @@ class TrainRequest:
             raise ValueError(f"live has {bits.size} bytes for {weights.size} weights")
         live = np.unpackbits(bits, count=weights.size).astype(np.bool_)
         question = Question.read(wire["question"] or {})
-        frozen = tuple(str(name) for name in wire["frozen"])
-        vectors = {"weights": weights, "live": live}
-        shaping = Shaping.read(wire["shaping"])
-        return cls(**{**wire, **vectors, "question": question, "frozen": frozen, "shaping": shaping})
+        made = {
+            "weights": weights,
+            "live": live,
+            "question": question,
+            "shaping": Shaping.read(wire["shaping"]),
+            "frozen": tuple(str(name) for name in wire["frozen"]),
+            "personal": None if wire["personal"] is None else PersonalRule.from_plain(wire["personal"]),
+        }
+        return cls(**{**wire, **made})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -145,7 +161,11 @@ class TrainResult:
     scores
         Flat float32 vector ``(num_parameters,)``, where values were asked for; else None.
     proposal
-        Boolean vector ``(num_parameters,)``, the mask that is proposed where one was asked for; else None.
+        Boolean vector ``(num_parameters,)``, the mask that is proposed where one was asked for, or that the
+        device now has of its own; else None.
+    held_out
+        The task's metric on data that is not trained on, of the device's model when the round began; None
+        where that is not measured.
 
     Raises
     ------
@@ -161,6 +181,7 @@ class TrainResult:
     seconds: float
     scores: NDArray[np.float32] | None = None
     proposal: NDArray[np.bool_] | None = None
+    held_out: float | None = None
 
     def __post_init__(self) -> None:
         _check_vector(self.weights, "weights", np.float32)

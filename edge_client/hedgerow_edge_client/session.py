@@ -16,12 +16,13 @@ from hedgerow_codecs import (
     codec_from_config,
 )
 from hedgerow_edge_client.actions import Action, CancelTraining, Leave, Say, StartTraining
-from hedgerow_edge_client.contribution import frozen_of, own_mask, training_of, update_of
+from hedgerow_edge_client.contribution import training_of, update_of
 from hedgerow_edge_client.device_state import Doing
 from hedgerow_edge_client.errors import ReplicaError, TrainingDiverged
 from hedgerow_edge_client.feedback import estimate_digest, feedback_after, fresh_feedback, under_mask
 from hedgerow_edge_client.fetch import Fetch
 from hedgerow_edge_client.memory import Memory
+from hedgerow_edge_client.own_part import OwnPart, frozen_of, is_personal, own_part
 from hedgerow_edge_client.replica import NOTHING, Replica
 from hedgerow_edge_client.requests import TrainResult
 from hedgerow_edge_client.state import Pending, Snapshot
@@ -122,6 +123,8 @@ class ClientSession:
         self._replica = Replica.empty(layout)
         self._feedback = fresh_feedback("residual", layout=layout)
         self._pending: Pending | None = None
+        # The mask of this device's own model, where the run has personal ones.
+        self._personal: NDArray[np.bool_] | None = None
         self._done_round = 0
         snapshot = memory.load()
         if snapshot is not None and snapshot.layout == layout.digest:
@@ -214,12 +217,14 @@ class ClientSession:
                 plan=self._plan[1],
                 round_number=manifest.round,
                 replica=self._replica,
-                mask=self._own_mask(self._plan[1]),
+                part=self._own_part(self._plan[1]),
                 feedback=self._feedback,
             )
         except (CodecError, TrainingDiverged) as error:
             return self.training_failed(f"training has made no update: {error}")
         self._training_round, self._pending = 0, pending
+        if is_personal(self._plan[1]) and result.proposal is not None:
+            self._personal = result.proposal
         self._save()
         return self._begin_upload(now)
 
@@ -420,14 +425,16 @@ class ClientSession:
                 round_number=manifest.round,
                 client=self.client,
                 replica=self._replica,
-                mask=self._own_mask(self._plan[1]),
+                part=self._own_part(self._plan[1]),
             )
-        except ValueError as error:
+        except (CodecError, ValueError) as error:
             return self.training_failed(f"the run's plan cannot be carried out: {error}")
         return [StartTraining(request=request)]
 
-    def _own_mask(self, plan: RoundPlan) -> Mask:
-        return own_mask(plan, client=self.client, profile=self._profile, replica=self._replica)
+    def _own_part(self, plan: RoundPlan) -> OwnPart:
+        return own_part(
+            plan, client=self.client, profile=self._profile, replica=self._replica, personal=self._personal
+        )
 
     def _begin_upload(self, now: float) -> list[Action]:
         manifest, pending = self._manifest, self._pending
@@ -513,7 +520,7 @@ class ClientSession:
         self._replica = Replica.empty(self._layout)
         self._feedback = fresh_feedback("residual", layout=self._layout)
         self._pending = self._upload = self._plan = self._manifest = self._refusal = None
-        self._done_round, self._declined, self._wrong_models = 0, (0, 0), 0
+        self._done_round, self._declined, self._wrong_models, self._personal = 0, (0, 0), 0, None
         self._save()
 
     def _restore(self, snapshot: Snapshot) -> None:
@@ -527,6 +534,7 @@ class ClientSession:
         self._feedback = FEEDBACKS[snapshot.feedback](snapshot.residual)
         self._done_round = snapshot.done_round
         self._pending = snapshot.pending
+        self._personal = snapshot.personal
 
     def _save(self) -> None:
         self._memory.save(
@@ -540,6 +548,7 @@ class ClientSession:
                 feedback=self._feedback.kind,
                 done_round=self._done_round,
                 pending=self._pending,
+                personal=self._personal,
             )
         )
 

@@ -83,6 +83,8 @@ class Snapshot:
         The update that waits for its acknowledgement.
     feedback
         The kind of error feedback, one of `hedgerow_codecs.FEEDBACKS`.
+    personal
+        Boolean vector ``(num_parameters,)``, the mask of this device's own model; None where it has none.
 
     Raises
     ------
@@ -99,6 +101,7 @@ class Snapshot:
     done_round: int = 0
     pending: Pending | None = None
     feedback: str = "residual"
+    personal: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         if self.feedback not in FEEDBACKS:
@@ -107,6 +110,8 @@ class Snapshot:
         vectors.append(("residual", self.residual, np.float32))
         if self.pending is not None:
             vectors.append(("pending residual", self.pending.residual, np.float32))
+        if self.personal is not None:
+            vectors.append(("personal", self.personal, np.bool_))
         for name, vector, kind in vectors:
             if vector.dtype != kind or vector.shape != (self.weights.size,):
                 raise ValueError(
@@ -303,7 +308,9 @@ def _unpack(body: bytes) -> dict[str, Any]:
 def _snapshot_map(snapshot: Snapshot) -> dict[str, Any]:
     pending = snapshot.pending
     # The file of a residual has no word for it, as before there were other kinds.
-    kind = {} if snapshot.feedback == "residual" else {"feedback": snapshot.feedback}
+    kind: dict[str, Any] = {} if snapshot.feedback == "residual" else {"feedback": snapshot.feedback}
+    if snapshot.personal is not None:
+        kind["personal"] = np.packbits(snapshot.personal).tobytes()
     return kind | {
         "run": snapshot.run,
         "layout": snapshot.layout,
@@ -327,12 +334,17 @@ def _snapshot_map(snapshot: Snapshot) -> dict[str, Any]:
 
 def _snapshot(content: Mapping[str, Any]) -> Snapshot:
     weights = _vector(content["weights"])
-    live = np.unpackbits(np.frombuffer(content["live"], np.uint8), count=weights.size).astype(np.bool_)
+    live = _bits(content["live"], count=weights.size)
+    personal = None if content.get("personal") is None else _bits(content["personal"], count=weights.size)
     pending = content["pending"]
     if pending is not None:
         pending = Pending(**{**pending, "residual": _vector(pending["residual"])})
     arrays = {"weights": weights, "live": live, "residual": _vector(content["residual"]), "pending": pending}
-    return Snapshot(**{**content, **arrays})
+    return Snapshot(**{**content, **arrays, "personal": personal})
+
+
+def _bits(data: bytes, *, count: int) -> NDArray[np.bool_]:
+    return np.unpackbits(np.frombuffer(data, np.uint8), count=count).astype(np.bool_)
 
 
 def _floats(vector: NDArray[np.float32]) -> bytes:

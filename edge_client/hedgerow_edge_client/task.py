@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hedgerow_edge_client.samples import Samples
 
 REQUIRED = {"build_model": "()", "load_data": "(data, client)", "loss": "(outputs, targets)"}
-OPTIONAL = {"load_test_data": "(data)"}
+OPTIONAL = {"load_test_data": "(data)", "load_held_out": "(data, client)"}
 _NOT_INSTALLED = {"torch": "pip install 'hedgerow[edge]'"}
 
 
@@ -39,7 +39,7 @@ class Task:
     ----------
     path
         The file.
-    build_model, load_data, loss, load_test_data
+    build_model, load_data, loss, load_test_data, load_held_out
         The user's functions; call them through the methods, which turn their failures into sentences.
     metric
         Name of the metric that the outcome is judged by.
@@ -54,6 +54,7 @@ class Task:
     load_data: Callable[[Path | None, str], Any]
     loss: Callable[[Any, Any], Any]
     load_test_data: Callable[[Path | None], Any] | None = None
+    load_held_out: Callable[[Path | None, str], Any] | None = None
     metric: str = "accuracy"
     protect: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
@@ -84,6 +85,11 @@ class Task:
         """Load the test data; None when the task has none. Raises as `samples`."""
         load = self.load_test_data
         return None if load is None else self._samples("load_test_data", lambda: load(data))
+
+    def held_out(self, data: Path | None, *, client: str) -> Samples | None:
+        """Load what this client does not train on; None when that is left to us. Raises as `samples`."""
+        load = self.load_held_out
+        return None if load is None else self._samples("load_held_out", lambda: load(data, client))
 
     @contextmanager
     def blame(self, what: str) -> Iterator[None]:

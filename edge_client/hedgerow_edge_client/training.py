@@ -26,6 +26,8 @@ from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
 from hedgerow_edge_client.samples import Samples
 from hedgerow_edge_client.scores import Bench, draw_batches, score
 from hedgerow_edge_client.task import Task
+from hedgerow_edge_client.ticket import draw_ticket
+from hedgerow_edge_client.width_scaling import scaled_outputs
 from hedgerow_export import MetricError, find_metric
 
 
@@ -37,6 +39,7 @@ def train(
     task: Task,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    held_out: Samples | None = None,
 ) -> TrainResult:
     """Train `module` from the request's weights and return what came out.
 
@@ -65,6 +68,8 @@ def train(
         Called after every batch.
     should_stop
         Asked before every batch.
+    held_out
+        What the task itself holds out, for personal models.
 
     Raises
     ------
@@ -77,8 +82,17 @@ def train(
     ValueError
         The request's vectors do not fit the model.
     """
-    with frozen_tensors(module, request.frozen):
-        return _train(module, samples, request, task=task, on_progress=on_progress, should_stop=should_stop)
+    frozen = frozen_tensors(module, request.frozen)
+    with frozen, scaled_outputs(module, live=request.live, width=request.width):
+        return _train(
+            module,
+            samples,
+            request,
+            task=task,
+            on_progress=on_progress,
+            should_stop=should_stop,
+            held_out=held_out,
+        )
 
 
 def _train(
@@ -89,6 +103,7 @@ def _train(
     task: Task,
     on_progress: Callable[[Progress], None] | None,
     should_stop: Callable[[], bool] | None,
+    held_out: Samples | None,
 ) -> TrainResult:
     layout = module_layout(module, protect=task.protect)
     if request.weights.size != layout.num_parameters:
@@ -98,6 +113,10 @@ def _train(
         )
     start = time.monotonic()
     _seed_everything(request.seed)
+    ticket = None
+    if request.personal is not None:
+        ticket = draw_ticket(module, samples, request, task=task, layout=layout, held_out=held_out)
+        request, samples = ticket.request, ticket.samples
     asked = _Asked(request, module=module, samples=samples, task=task, layout=layout)
     write_parameters(module, layout, np.where(request.live, request.weights, np.float32(0.0)))
     module.train()
@@ -149,7 +168,8 @@ def _train(
         steps=steps,
         seconds=time.monotonic() - start,
         scores=asked.scores,
-        proposal=asked.proposal,
+        proposal=asked.proposal if ticket is None else request.live,
+        held_out=None if ticket is None else ticket.metric,
     )
 
 

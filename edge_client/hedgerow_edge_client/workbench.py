@@ -64,6 +64,10 @@ class Workbench:
     def _test_samples(self) -> Samples | None:
         return self._task.test_samples(self._data)
 
+    @cached_property
+    def _held_out(self) -> Samples | None:
+        return self._task.held_out(self._data, client=self._client)
+
     def describe(self) -> dict[str, Any]:
         """Return what the client must know of the task."""
         return {
@@ -111,6 +115,7 @@ class Workbench:
             task=self._task,
             on_progress=on_progress,
             should_stop=should_stop,
+            held_out=None if request.personal is None else self._held_out,
         )
         return result.to_wire()
 

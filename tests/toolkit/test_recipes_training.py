@@ -102,13 +102,13 @@ def run(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-de
             RECIPES[recipe].settings(ROUNDS),
         )
         text = with_settings(text, {"training": {"learning_rate": 0.2, "batch_size": 16, "epochs": 2}})
-        if recipe == "fiarse":
+        if recipe in ("fiarse", "heterofl"):
             # Devices of a simulation have no memory size.
             text = with_settings(text, {"pruning.tiers": {"c": 0.25, "d": 0.0625}})
         plan = parse_plan(text.encode())
         template = b"x"
-        if recipe == "synflow":
-            # The only one that looks at the graph, which takes seconds to export.
+        if recipe in ("synflow", "heterofl", "hermes"):
+            # Those that look at the graph, which takes seconds to export.
             template = make_template(trainers.module, torch.randn(3, 12), layout=trainers.layout)
         with RunStore.create(
             folder / recipe, plan_bytes=plan.source, template_bytes=template, run_id="t"
@@ -145,7 +145,8 @@ def run(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-de
     return outcome
 
 
-# Chance is 0.33. Measured: 0.92 (stc) to 0.98, fedavg 0.96.
+# Chance is 0.33. Measured: 0.92 (stc) to 0.98, fedavg 0.96; lotteryfl, whose model begins anew in seven of
+# the twelve rounds, 0.90.
 LEAST = 0.87
 
 

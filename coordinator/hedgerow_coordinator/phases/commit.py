@@ -74,7 +74,7 @@ class Commit(NoIntake):
         federation.store.record_traffic(record.round, traffic)
         federation.store.commit_round(record, state)
         federation.state, federation.attempt, federation.invited = state, 1, frozenset()
-        federation.say(_sentence(record, plan=federation.plan))
+        federation.say(_sentence(record, plan=federation.plan) + self._personal(record.round))
         return self._following(final=final)
 
     def tick(self, now: float) -> Phase | None:
@@ -139,6 +139,18 @@ class Commit(NoIntake):
         if federation.evaluate is None or not due:
             return None, None
         return federation.evaluate(state.weights)
+
+    def _personal(self, round_number: int) -> str:
+        """Return how good the devices' own models are, for the sentence; empty where they have none."""
+        found = [
+            (record.metrics["personal"], record.num_samples)
+            for record in self._federation.store.update_records(round_number)
+            if "personal" in record.metrics
+        ]
+        if not found:
+            return ""
+        mean = sum(value * samples for value, samples in found) / sum(samples for _, samples in found)
+        return f"  mean personal {self._federation.plan.evaluate.metric} {mean:.4f} of {len(found)}"
 
     def _following(self, *, final: bool) -> Phase:
         from hedgerow_coordinator.phases.close import Close

@@ -41,6 +41,7 @@ from hedgerow_coordinator.pruning.score import (
     softened,
     update_scores,
 )
+from hedgerow_coordinator.pruning.told_channels import told_channels, told_parts
 
 __all__ = [
     "BUDGETS",
@@ -81,6 +82,8 @@ __all__ = [
     "row_norms",
     "softened",
     "synflow_of",
+    "told_channels",
+    "told_parts",
     "uniform_budget",
     "update_scores",
     "with_settings",

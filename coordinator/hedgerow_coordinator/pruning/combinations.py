@@ -19,6 +19,35 @@ def growers() -> tuple[str, ...]:
     return tuple(name for name, score in SCORES.items() if score.scores_pruned)
 
 
+def _personal_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...]:
+    own = policy.policy == "personal"
+    return (
+        (
+            own and policy.channels < 1 and policy.density < 1,
+            "density",
+            'must be 1 with policy "personal" and channels below 1: devices take channels or weights away',
+        ),
+        (
+            own and (policy.budget != "erk" or policy.score != "magnitude" or policy.channel_score != "l2"),
+            "budget",
+            'score and channel_score must be left out with policy "personal": devices take the smallest of '
+            "each tensor, or of each group of channels",
+        ),
+        (
+            own
+            and (policy.regrow > 0 or policy.solo_rounds > 0 or policy.tolerance > 0 or bool(policy.times)),
+            "regrow",
+            'solo_rounds, tolerance and times must be left out with policy "personal", '
+            "which knows none of them",
+        ),
+        (
+            own and policy.held_out == 0 and (policy.density < 1 or policy.channels < 1),
+            "held_out",
+            'must be above 0 with policy "personal": devices thin their models by what they measure on it',
+        ),
+    )
+
+
 def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...]:
     """Return every rule: whether it is broken, the key to blame, and a sentence that says what does go."""
     return (
@@ -107,6 +136,22 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             "tiers",
             f'must be empty with policy "{policy.policy}"; policy "tiered" uses it',
         ),
+        (
+            policy.tier_by != "magnitude" and policy.policy != "tiered",
+            "tier_by",
+            f'must be "magnitude" with policy "{policy.policy}": it is about tiers',
+        ),
+        (
+            policy.tier_by == "width" and policy.biased,
+            "biased",
+            'must be false with tier_by "width": it is about the thresholds of tiers by magnitude',
+        ),
+        (
+            policy.tier_by == "width" and policy.prunes,
+            "density",
+            'must be 1, and channels as well, with tier_by "width": tiers are cut from the whole model',
+        ),
+        *_personal_rules(policy),
         (
             policy.biased and policy.policy != "tiered",
             "biased",

@@ -21,13 +21,15 @@ POLICIES: Mapping[str, str] = {
     "none": "every weight stays",
     "server": "the coordinator makes one mask for all",
     "vote": "each device proposes a mask; what any or enough of them hold is pruned to the budget",
-    "tiered": "as server, and weaker devices train and send the strongest share of it",
+    "tiered": "as server, and weaker devices train and send a part of it: the strongest, or a narrower model",
     "local": "each device prunes its trained weights; the union of the masks is the next one, at last pruned",
+    "personal": "each device thins its own model where that is good enough on data that it holds out",
     "soft": "the coordinator multiplies each row by its soft weight once, and takes nothing away",
 }
 REACTIONS = ("stop", "revert")
 # As `hedgerow_edge_client.shaping` has them.
 REGULARIZERS = ("none", "l1", "l2", "norm")
+TIERS_BY = ("magnitude", "width")
 
 
 def _deadzone() -> Mapping[str, object]:
@@ -94,6 +96,9 @@ class PruningPolicy:
         Share of the devices' samples, 0 to 1, that must hold a weight to be preferred; 0 is the union.
     tiers : Mapping[str, object]
         Share of the live weights, in (0, 1], by pattern of device names or ``ram_mib < N``.
+    tier_by : str
+        What a tier holds: ``magnitude``, the strongest of each tensor's live weights; ``width``, the first
+        channels of each layer, and the share is of those.
     biased : bool
         With `tiers`: whether weaker devices train by FIARSE's gradient, which lets weights near a tier's
         threshold leave it and come back.
@@ -106,6 +111,13 @@ class PruningPolicy:
         Pruning reacts when the metric falls by more than this below its best; 0 is never.
     reaction : str
         ``stop``: the density holds until the metric is back. ``revert``: the last change is taken back, too.
+    held_out : float
+        With the policy ``personal``: share of each device's samples, 0 to 1 exclusive, that it does not train
+        on, but measures its own model on.
+    own_share : float
+        What a change takes of what a device's own model has left, in (0, 1).
+    own_least : float
+        The metric on what is held out from which on a device thins its own model.
 
     Raises
     ------
@@ -141,11 +153,15 @@ class PruningPolicy:
     vote_at: float = 1.0
     vote_threshold: float = 0.0
     tiers: Mapping[str, object] = field(default_factory=dict)
+    tier_by: str = "magnitude"
     biased: bool = False
     times: Mapping[str, object] = field(default_factory=dict)
     solo_rounds: int = 0
     tolerance: float = 0.0
     reaction: str = "stop"
+    held_out: float = 0.2
+    own_share: float = 0.1
+    own_least: float = 0.5
 
     def __post_init__(self) -> None:
         check_choice("policy", self.policy, POLICIES)
@@ -174,6 +190,10 @@ class PruningPolicy:
         check_range("vote_threshold", self.vote_threshold, least=0, most=1)
         check_range("solo_rounds", self.solo_rounds, least=0)
         check_range("tolerance", self.tolerance, least=0)
+        check_choice("tier_by", self.tier_by, TIERS_BY)
+        check_range("held_out", self.held_out, least=0, below=1)
+        check_range("own_share", self.own_share, above=0, below=1)
+        check_range("own_least", self.own_least)
         self._check_tables()
         if self.policy != "none":
             for broken, key, sentence in combination_rules(self):
@@ -220,7 +240,7 @@ class PruningPolicy:
     def prunes(self) -> bool:
         """Whether this policy ever takes a weight away."""
         takes = self.density < 1 or self.channels < 1 or self.density_is_outcome
-        return self.policy not in ("none", "soft") and takes
+        return self.policy not in ("none", "soft", "personal") and takes
 
     @property
     def density_is_outcome(self) -> bool:
@@ -305,7 +325,7 @@ class PruningPolicy:
                     raise SettingError(
                         f"names {name!r}, which is not a tensor of the model{hint}", table="pruning", key=key
                     )
-        if self.prunes and not self.density_is_outcome:
+        if (self.prunes or self.policy == "personal") and not self.density_is_outcome:
             Candidates(layout=layout, protect=self.protect).total(self.density)
 
 

@@ -115,6 +115,11 @@ def _prunefl(rounds: int) -> Settings:
     )
 
 
+def _own_steps(rounds: int) -> Mapping[str, object]:
+    """Return how devices thin their models: by 10 % from 50 % on, as LotteryFL's code; faster if need be."""
+    return {"own_share": 0.1 if rounds >= 50 else 0.2, "own_least": 0.5, "held_out": 0.2}
+
+
 RECIPES: Mapping[str, Recipe] = {
     "hedgerow": Recipe(
         meaning="ERK masks by magnitude, cubic; coded updates, coarse at first; server momentum",
@@ -218,6 +223,37 @@ RECIPES: Mapping[str, Recipe] = {
                 # The paper's sizes; who has which is for you to say.
                 "pruning.tiers": {"ram_mib < 512": 1 / 64, "ram_mib < 1024": 1 / 16, "ram_mib < 4096": 1 / 4},
             }
+        ),
+    ),
+    "heterofl": Recipe(
+        meaning="weaker devices train narrower models: the first channels of each layer, averaged block-wise",
+        source="Diao 2021",
+        settings=_always(
+            {
+                **_AS_FLOATS,
+                "pruning": {"policy": "tiered", "tier_by": "width", "density": 1.0},
+                # The paper's widths; who has which is for you to say.
+                "pruning.tiers": {
+                    "ram_mib < 512": 1 / 16,
+                    "ram_mib < 1024": 1 / 8,
+                    "ram_mib < 2048": 1 / 4,
+                    "ram_mib < 4096": 1 / 2,
+                },
+            }
+        ),
+    ),
+    "lotteryfl": Recipe(
+        meaning="each device prunes and rewinds its own model while that is good enough; overlaps count",
+        source="Li 2020 (LotteryFL)",
+        traffic="up: the device's own mask",
+        settings=lambda rounds: _pruned({"policy": "personal", "rewind": True, **_own_steps(rounds)}),
+    ),
+    "hermes": Recipe(
+        meaning="each device takes channels from its own model while it is good enough; overlaps count",
+        source="Li 2021 (Hermes)",
+        traffic="up: the device's own mask",
+        settings=lambda rounds: _pruned(
+            {"policy": "personal", "density": 1.0, "channels": 0.5, **_own_steps(rounds)}
         ),
     ),
     "seed-soft": Recipe(
