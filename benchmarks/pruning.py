@@ -1,11 +1,11 @@
 """The pruning benchmark: accuracy at a density, and bytes to accuracy, for every recipe, on benchmark B1.
 
 Five clients, Dirichlet(0.3), 20 rounds, as in `benchmarks.b1`; masks, scores and manifests are in the bytes.
-By default it runs dense FedAvg, FedDST and our own recipe for one seed, in about a quarter of an hour on two
-idle cores; `--full` runs everything for five seeds, which takes days. What the JSON file has is not run
-again.
+By default it runs dense FedAvg, FedDST and our own recipe at three densities on MNIST for one seed, in about
+a quarter of an hour on two idle cores; `--full` runs everything for five seeds, which takes days. What the
+JSON file has is not run again.
 
-    HEDGEROW_DATA=... python -m benchmarks.pruning --json pruning.json
+    HEDGEROW_DATA=... python -m benchmarks.pruning --json pruning.json --plot pruning.png
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.b1 import CLIENTS, ROUNDS, SEEDS, TARGETS, TASK, bytes_to_target, run_method, write_data
+from benchmarks.pruning_plot import plot_pruning
 
 from hedgerow.initialise import initialise
 from hedgerow_coordinator.pruning import RECIPES
@@ -82,6 +83,7 @@ def run_cell(cell: Cell, *, work: Path, folders: dict[str, Path | None], workers
         "final_accuracy": facts.metric,
         "final_density": facts.density,
         "accuracies": [record.accuracy for record in facts.rounds],
+        "uplink_mb_by_round": [record.uplink_bytes / 1e6 for record in facts.rounds],
         "total_uplink_mb": facts.uplink_bytes / 1e6,
         "total_broadcast_mb": facts.broadcast_bytes / 1e6,
         "total_downlink_mb": facts.downlink_bytes / 1e6,
@@ -115,6 +117,33 @@ def summary_of(results: Sequence[Mapping[str, object]]) -> dict[str, float | Non
     return summary
 
 
+def table(results: Sequence[Mapping[str, object]]) -> str:
+    """Return a Markdown table: means over the seeds, and deviations of the accuracy where there are two."""
+    lines = [
+        "| data | recipe | density | seeds | accuracy after the last round | up to target, MB "
+        "| down to target, MB | up in all, MB |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    groups: dict[tuple[object, ...], list[Mapping[str, object]]] = {}
+    for result in results:
+        groups.setdefault((result["pack"], result["recipe"], result["density"]), []).append(result)
+    for (pack, recipe, density), found in sorted(groups.items(), key=str):
+        finals = [float(str(result["final_accuracy"])) for result in found]
+        spread = f" +- {statistics.stdev(finals):.4f}" if len(finals) > 1 else ""
+        bytes_of = [_mean(found, key) for key in ("uplink_mb", "downlink_mb", "total_uplink_mb")]
+        cells = [NAMES[str(pack)], recipe, density or 1, len(found), f"{statistics.mean(finals):.4f}{spread}"]
+        lines.append("| " + " | ".join(map(str, [*cells, *bytes_of])) + " |")
+    return "\n".join(lines)
+
+
+def _mean(results: Sequence[Mapping[str, object]], key: str) -> str:
+    """Return a mean to three digits, and how many runs never got there."""
+    found = [float(str(result[key])) for result in results if result[key] is not None]
+    missing = len(results) - len(found)
+    text = f"{statistics.mean(found):#.3g}".rstrip(".") if found else ""
+    return f"{text} (not reached: {missing})".strip() if missing else text
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark and print a table."""
     options = _options(arguments)
@@ -137,14 +166,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     results.append(run_cell(cell, work=work, folders=folders, workers=options.workers))
                     print(_row(results[-1]), flush=True)
                     _write(options.json, results)
+    print(table(results))
     print(json.dumps({"summary": summary_of(results)}, indent=2))
     _write(options.json, results)
+    if options.plot:
+        plot_pruning(results, options.plot)
     return 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__)
     parser.add_argument("--json", type=Path, help="write all numbers to this file, and keep those it has")
+    parser.add_argument("--plot", type=Path, help="draw what the JSON file has; needs matplotlib")
     parser.add_argument("--full", action="store_true", help="all packs, recipes, densities and seeds")
     parser.add_argument("--packs", nargs="+", choices=sorted(TARGETS))
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES))
@@ -157,7 +190,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.packs = options.packs or (sorted(TARGETS) if full else ["mnist_writers"])
     options.recipes = options.recipes or (list(RECIPES) if full else ["fedavg", "feddst", "hedgerow"])
     options.seeds = options.seeds or (list(SEEDS) if full else [42])
-    few = {recipe: [0.1] if recipe == "hedgerow" else [0.2] for recipe in RECIPES}
+    few = {recipe: [0.2, 0.1, 0.05] if recipe == "hedgerow" else [0.2] for recipe in RECIPES}
     every = options.densities or (list(DENSITIES) if full else None)
     options.densities = dict.fromkeys(RECIPES, every) if every else few
     return options
@@ -168,7 +201,7 @@ def _known(path: Path | None) -> list[dict[str, object]]:
         return []
     try:
         results = json.loads(path.read_bytes())["results"]
-        return [result for result in results if result.keys() >= set(Cell.__slots__)]
+        return [result for result in results if result.keys() >= {*Cell.__slots__, "uplink_mb_by_round"}]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SystemExit(f"{path} is not a file of this benchmark ({error}): name another one") from error
 

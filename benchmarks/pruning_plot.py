@@ -1,0 +1,101 @@
+"""A plot of the pruning benchmark: accuracy against bytes sent, and against the density at the end."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+Result = Mapping[str, object]
+
+_COLORS = ("#1b6b3a", "#c2571a", "#5b6b8c", "#7a4b8f", "#b08d1e", "#2f8f9d", "#9b2d4e", "#6f6f6f")
+_MARKERS = "os^vDx*P"
+# FedDST's published means, MNIST and Fashion-MNIST: Bibikar 2022's method on this benchmark, float32.
+_PUBLISHED = {
+    "mnist_writers": ((0.2, 0.8857), (0.1, 0.8610), (0.05, 0.7223)),
+    "fashion_mnist": ((0.2, 0.7125), (0.1, 0.7038), (0.05, 0.6557)),
+}
+
+
+def plot_pruning(results: Sequence[Result], path: Path) -> None:
+    """Draw results of the benchmark; the format is that of the file's name.
+
+    Parameters
+    ----------
+    results : sequence of mappings
+        As in the benchmark's JSON. Means are over the seeds of a recipe at a density.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    packs = sorted({str(result["pack"]) for result in results}, reverse=True)
+    figure, axes = pyplot.subplots(len(packs), 2, figsize=(9, 3.4 * len(packs)), squeeze=False)
+    for (by_bytes, by_density), pack in zip(axes, packs, strict=True):
+        lines = mean_lines([result for result in results if result["pack"] == pack])
+        for (label, line), color in zip(lines.items(), itertools.cycle(_COLORS), strict=False):
+            by_bytes.plot(line.uplink_mb, line.accuracies, color=color, linewidth=1.2, label=label)
+        by_bytes.set_xscale("log")
+        by_bytes.set_xlabel("sent by all clients so far, MB", fontsize=8)
+        by_bytes.set_ylabel("accuracy", fontsize=8)
+        recipes: dict[str, list[tuple[float, float]]] = {}
+        for line in lines.values():
+            recipes.setdefault(line.recipe, []).append((line.density, line.accuracies[-1]))
+        recipes["FedDST, published"] = list(_PUBLISHED[pack])
+        for (recipe, points), color, marker in zip(
+            recipes.items(), itertools.cycle(_COLORS), itertools.cycle(_MARKERS), strict=False
+        ):
+            ordered = sorted(points)
+            by_density.plot(
+                [density for density, _ in ordered],
+                [accuracy for _, accuracy in ordered],
+                color=color,
+                marker=marker,
+                markersize=4,
+                linewidth=1.2,
+                label=recipe,
+            )
+        by_density.set_xscale("log")
+        by_density.set_xticks(
+            [0.02, 0.05, 0.1, 0.2, 0.5, 1], labels=["2 %", "5 %", "10 %", "20 %", "50 %", "all"]
+        )
+        by_density.minorticks_off()
+        by_density.set_xlabel("live weights after the last round", fontsize=8)
+        for axis in (by_bytes, by_density):
+            axis.set_title(pack.replace("_", " "), fontsize=9)
+            axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
+            axis.tick_params(labelsize=7)
+            axis.legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
+class MeanLine:
+    """A recipe at a density, the mean over its seeds: accuracy and MB sent, by round."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self.recipe = str(results[0]["recipe"])
+        self.density = statistics.mean(_numbers(results, "final_density"))
+        self.accuracies = _columns(results, "accuracies")
+        self.uplink_mb = list(itertools.accumulate(_columns(results, "uplink_mb_by_round")))
+
+
+def mean_lines(results: Sequence[Result]) -> dict[str, MeanLine]:
+    """Return the lines of one pack by their labels."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        label = str(result["recipe"]) + (f" {result['density']:g}" if result["density"] else "")
+        groups.setdefault(label, []).append(result)
+    return {label: MeanLine(found) for label, found in groups.items()}
+
+
+def _numbers(results: Sequence[Result], key: str) -> list[float]:
+    return [float(str(result[key])) for result in results]
+
+
+def _columns(results: Sequence[Result], key: str) -> list[float]:
+    rows = [value for result in results if isinstance(value := result[key], list)]
+    return [statistics.mean(column) for column in zip(*rows, strict=True)]
