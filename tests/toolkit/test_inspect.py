@@ -22,6 +22,7 @@ from hedgerow_codecs import (
     Layout,
     Mask,
     TensorSpec,
+    bundle,
     codec_from_config,
     encode_frame,
     encode_mask,
@@ -158,6 +159,19 @@ def test_other_frames(frame: bytes, what: str, look: Callable[[bytes], Descripti
     assert found.what.startswith(what + ":")
     assert facts(found)["mask"] == MASK.digest.hex()[:12] + "…"
     assert found.notes
+
+
+def test_an_update_with_scores_behind_it(look: Callable[[bytes], Description]) -> None:
+    frame, scores = update(), update(FrameKind.SCORES)
+    found = look(bundle(frame, scores))
+    assert found.what.startswith(
+        "two frames. a client's update: frame UPDATE, version 1; behind it, importance"
+    )
+    assert facts(found).items() >= facts(look(frame)).items()
+    assert facts(found)["second_payload"] == facts(look(scores))["payload"]
+    assert "empty" in look(bundle(frame, b"")).what
+    with pytest.raises(UsageError, match="damaged"):
+        look(bundle(frame, scores[:-1]))
 
 
 def test_a_seed(look: Callable[[bytes], Description]) -> None:

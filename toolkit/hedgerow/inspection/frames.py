@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from hedgerow.errors import UsageError
 from hedgerow.inspection.description import Description, Fact, digest_fact, size_fact
-from hedgerow_codecs import CodecError, FrameHeader, FrameKind, read_header
+from hedgerow_codecs import CodecError, FrameHeader, FrameKind, read_header, unbundle
 from hedgerow_transport import (
     CHUNK_HEADER_BYTES,
     Accept,
@@ -59,11 +59,14 @@ _SEED_BYTES, _SEED_FROM_END = 8, 8 + 16 + 4
 
 
 def describe_frame(data: bytes) -> Description:
-    """Describe a frame by its header; the checksum over all of it is checked."""
+    """Describe a frame, or an update with a second frame behind it, by headers; checksums are checked."""
     try:
         header = read_header(data)
     except CodecError as error:
-        raise UsageError(f"is a frame, but a damaged one: {error}") from error
+        two = _two_frames(data)
+        if two is None:
+            raise UsageError(f"is a frame, but a damaged one: {error}") from error
+        return two
     facts = [size_fact(header.frame_bytes), size_fact(header.payload_bytes, name="payload")]
     if header.codec:
         facts.append(Fact(name="codec", value=dict(header.codec), text=str(header.codec["codec_id"])))
@@ -80,6 +83,26 @@ def describe_frame(data: bytes) -> Description:
         what=f"{_FRAMES[header.kind]}: frame {header.kind.name}, version {header.version}",
         facts=tuple(facts),
         notes=_frame_notes(header),
+    )
+
+
+def _two_frames(data: bytes) -> Description | None:
+    """Describe what a device sends in rounds with a question; None where these are not two whole frames."""
+    try:
+        update, answer = unbundle(data)
+        for frame in filter(None, (update, answer)):
+            read_header(frame)
+    except CodecError:
+        return None
+    first = describe_frame(update)
+    if not answer:
+        return replace(first, what=f"{first.what}; room for a second frame behind it, which is empty")
+    second = describe_frame(answer)
+    behind = tuple(replace(fact, name=f"second_{fact.name}") for fact in second.facts)
+    return Description(
+        what=f"two frames. {first.what}; behind it, {second.what}",
+        facts=(*first.facts, *behind),
+        notes=tuple(dict.fromkeys(first.notes + second.notes)),
     )
 
 
