@@ -5,19 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hedgerow_codecs.config import check_number, config_of
-from hedgerow_codecs.decoded import DecodedUpdate
-from hedgerow_codecs.grid_codec import WRITE_CODES, decode_on_grid, encode_on_grid
-from hedgerow_codecs.mask import Mask
+from hedgerow_codecs.config import check_number
+from hedgerow_codecs.grid_codec import WRITE_CODES, GridCodec
 from hedgerow_codecs.stages.quantize import DeadzoneQuantizer
 from hedgerow_codecs.stages.signal import Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeadzoneCodec:
+class DeadzoneCodec(GridCodec):
     """Rounds to multiples of one step, with a zero bin wide enough to leave most entries out.
 
     Use it with error feedback, which keeps what the zero bin swallows.
@@ -43,22 +38,6 @@ class DeadzoneCodec:
         check_number(self, "step", low=2**-10, high=64)
         check_number(self, "deadzone", low=0.5, high=1)
         check_number(self, "tradeoff", low=0, high=1)
-
-    def get_config(self) -> dict[str, object]:
-        """Return the JSON configuration."""
-        return config_of(self)
-
-    def encode(self, values: NDArray[np.float32], *, mask: Mask) -> bytes:
-        """Encode a live vector; `UnencodableError` for NaN, infinity and magnitudes above 2**125."""
-        return self.encode_with_decoded(values, mask=mask)[0]
-
-    def encode_with_decoded(self, values: NDArray[np.float32], *, mask: Mask) -> tuple[bytes, DecodedUpdate]:
-        """Encode, and return what `decode` would return for the payload, too."""
-        return encode_on_grid(self._stages(), values, mask=mask)
-
-    def decode(self, payload: bytes, *, mask: Mask) -> DecodedUpdate:
-        """Decode a payload of any ``deadzone`` codec, whatever its settings; `PayloadError` if malformed."""
-        return decode_on_grid(self._stages(), payload, mask=mask)
 
     def _stages(self) -> tuple[Stage, ...]:
         return (

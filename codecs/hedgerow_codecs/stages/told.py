@@ -1,4 +1,4 @@
-"""The entries that the coder tells: those in a row and a column where there may be codes. SPEC.md, section 5.2.
+"""The entries that the coder tells: those in a row and a column where there may be codes. SPEC.md, 5.2.
 
 Rows and columns that rest are most of some updates. What is told of the others lies side by side, so nothing
 here takes the time of looking at every entry to find out which they are.
@@ -37,17 +37,16 @@ class Told:
         """Return what levels tell, one of each tensor."""
         parts: list[_Grid | _Places] = []
         classes = [np.zeros(0, np.uint8)]
-        for level, tensor, (flat, kept) in zip(
-            levels, mask.layout.tensors, tensor_slices(mask), strict=True
-        ):
+        for level, tensor, (flat, kept) in zip(levels, mask.layout.tensors, tensor_slices(mask), strict=True):
             if kept.stop - kept.start == tensor.size:
-                part = _Grid.of(level, tensor=tensor, first=kept.start)
-                classes.append(part.classes(level))
+                grid = _Grid.of(level, tensor=tensor, first=kept.start)
+                classes.append(grid.classes(level))
+                parts.append(grid)
             else:
                 of_live = spread(level, tensor=tensor)[mask.live[flat]]
-                part = _Places(first=kept.start, is_told=of_live > 0)
-                classes.append(of_live[part.is_told])
-            parts.append(part)
+                is_told = of_live > 0
+                classes.append(of_live[is_told])
+                parts.append(_Places(first=kept.start, is_told=is_told))
         ends = np.cumsum([0, *(part.size for part in parts)]).tolist()
         return Told(classes=np.concatenate(classes), _ends=tuple(ends), _parts=tuple(parts))
 
