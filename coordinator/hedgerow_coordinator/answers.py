@@ -27,7 +27,8 @@ from hedgerow_codecs import (
 )
 from hedgerow_coordinator.aggregate import HeldAggregator
 from hedgerow_coordinator.errors import AggregationError
-from hedgerow_coordinator.pruning import PruningPolicy
+from hedgerow_coordinator.outcomes import OutcomeSum
+from hedgerow_coordinator.pruning import PruningPolicy, open_places
 
 if TYPE_CHECKING:
     from hedgerow_codecs import ChannelSet
@@ -43,12 +44,15 @@ class Answer:
         Under the mask of what the device holds.
     scores : DecodedUpdate or None
         What was asked for besides; None where nothing came, or a mask was asked for.
+    wanted : Mask or None
+        The shared mask and the pruned weights that the device wants, where it was asked for their indices.
     update_bytes, besides_bytes : int
         Lengths of the frames.
     """
 
     update: DecodedUpdate
     scores: DecodedUpdate | None
+    wanted: Mask | None
     update_bytes: int
     besides_bytes: int
 
@@ -86,7 +90,7 @@ class AnswerReader:
         sets: Sequence[ChannelSet] = (),
     ) -> None:
         self.question = question
-        self._policy, self._mask, self._base = policy, mask, base
+        self._policy, self._mask, self._base, self._published = policy, mask, base, published
         self._region = Mask.dense(mask.layout) if self.question.get("pruned") else mask
         if self.question.get("region") == "pruned":
             self._region = mask.opposite()
@@ -110,12 +114,13 @@ class AnswerReader:
         """What comes beside the updates, for the journal: ``scores``, ``votes``, ``masks`` or nothing."""
         if self._policy.policy == "personal":
             return "masks"
-        return {"values": "scores", "mask": "votes"}.get(str(self.question.get("form", "")), "")
+        form = str(self.question.get("form", ""))
+        return {"values": "scores", "mask": "votes", "indices": "votes"}.get(form, "")
 
     @property
     def holds_parts(self) -> bool:
         """Whether devices may hold other weights than the shared mask's."""
-        return self._policy.policy in ("tiered", "personal") or self.kind == "votes"
+        return self._policy.policy in ("tiered", "personal") or self.is_vote
 
     @property
     def has_two_frames(self) -> bool:
@@ -125,11 +130,19 @@ class AnswerReader:
     @property
     def is_vote(self) -> bool:
         """Whether devices propose masks in this round."""
-        return self.kind == "votes"
+        return self.question.get("form") == "mask"
 
     def score_sum(self) -> HeldAggregator | None:
         """Return an empty sum for the scores of this round; None where none are asked for."""
         return HeldAggregator(self._region) if self.kind == "scores" else None
+
+    def outcome_sum(self, round_number: int) -> OutcomeSum | None:
+        """Return an empty sum of what the devices' models say of the weights; None where nobody learns."""
+        policy = self._policy
+        if policy.policy != "thompson":
+            return None
+        share = policy.open_at(round_number + 1)
+        return OutcomeSum(self._mask, published=self._published, share=share, protect=policy.protect)
 
     def read(self, blob: bytes) -> Answer:
         """Take an answer apart.
@@ -142,11 +155,13 @@ class AnswerReader:
             The proposed mask breaks the rules of the vote.
         """
         frame, besides = unbundle(blob) if self.has_two_frames else (blob, b"")
-        mask, scores = self._mask, None
+        mask, scores, wanted = self._mask, None, None
         if besides and self.kind == "masks":
             mask = self._within(decode_mask(besides, layout=mask.layout, previous=mask))
         elif besides and self.is_vote:
             mask = self._checked(decode_mask(besides, layout=mask.layout, previous=mask))
+        elif besides and self.question["form"] == "indices":
+            wanted = self._checked_wishes(decode_mask(besides, layout=mask.layout, previous=mask))
         elif besides:
             scores = self._decoded(besides, kind=FrameKind.SCORES, mask=self._region, base=NO_BASE)
         elif self._tiers:
@@ -157,7 +172,11 @@ class AnswerReader:
             mask = next((w.mask for w in self._widths if w.mask.digest.startswith(found)), mask)
         update = self._decoded(frame, kind=FrameKind.UPDATE, mask=mask, base=self._base)
         return Answer(
-            update=update, scores=scores, update_bytes=len(frame), besides_bytes=len(blob) - len(frame)
+            update=update,
+            scores=scores,
+            wanted=wanted,
+            update_bytes=len(frame),
+            besides_bytes=len(blob) - len(frame),
         )
 
     def _decoded(self, frame: bytes, *, kind: FrameKind, mask: Mask, base: bytes) -> DecodedUpdate:
@@ -198,6 +217,20 @@ class AnswerReader:
             if changed and tensor.name in self._policy.protect:
                 raise AggregationError(f"it proposes another mask for '{tensor.name}', which is protected")
         return proposed
+
+    def _checked_wishes(self, wanted: Mask) -> Mask:
+        if (self._mask.live & ~wanted.live).any():
+            raise AggregationError("it leaves live weights out")
+        share, layout = float(str(self.question["swap"])), self._mask.layout
+        for tensor, before, after in zip(layout.tensors, self._mask.lengths, wanted.lengths, strict=True):
+            fixed = not tensor.prunable or tensor.name in self._policy.protect
+            most = 0 if fixed else open_places(before, tensor.size, share=share)
+            if after - before > most:
+                named = after - before
+                raise AggregationError(
+                    f"it names {named} weights of tensor '{tensor.name}', at most {most} are asked for"
+                )
+        return wanted
 
     def _checked_part(self, proposed: Mask, *, density: float) -> Mask:
         layout, most = self._mask.layout, math.floor(density * self._mask.layout.num_parameters + 1e-6)

@@ -13,6 +13,7 @@ from hedgerow_coordinator.answers import Answer, AnswerReader
 from hedgerow_coordinator.errors import AggregationError, EstimateError
 from hedgerow_coordinator.estimates import Estimates
 from hedgerow_coordinator.federation import Federation
+from hedgerow_coordinator.pruning import Outcomes
 from hedgerow_coordinator.records import StoredUpdate, UpdateRecord
 from hedgerow_coordinator.server_model import published_digest
 from hedgerow_transport import (
@@ -125,6 +126,7 @@ class Intake:
         self._held = HeldAggregator(self._mask) if self._answers.holds_parts else None
         self.aggregator: Aggregator | HeldAggregator = self._held or Aggregator(self._mask.num_live)
         self.scores = self._answers.score_sum()
+        self._outcomes = self._answers.outcome_sum(federation.round)
         self.delivered_bytes = 0
         self.num_chunks = 0
         self._estimates: Estimates | None = None
@@ -156,6 +158,10 @@ class Intake:
     def votes(self) -> NDArray[np.float32] | None:
         """Return the share of the samples behind each weight, ``(num_parameters,)``; None without a vote."""
         return self._held.shares() if self._held is not None and self._answers.is_vote else None
+
+    def outcomes(self) -> Outcomes | None:
+        """Return what the updates say of the weights; None where the policy does not learn from it."""
+        return None if self._outcomes is None else self._outcomes.outcomes()
 
     @property
     def answered(self) -> frozenset[str]:
@@ -279,7 +285,7 @@ class Intake:
         try:
             answer = self._read(frame)
             update, estimate = self._contribution(client, offer, answer.update)
-            self._add(record, update, answer.scores)
+            self._add(record, update, answer)
         except EstimateError as error:
             self._ack(client, offer, ("anew", str(error)))
             return self._said(client, ("anew", f"{error}: {error.detail}"))
@@ -313,21 +319,23 @@ class Intake:
             )
         return _moderate(self._estimates.as_update(estimate)), estimate.to_bytes()
 
-    def _recalled(self, update: StoredUpdate) -> tuple[DecodedUpdate, DecodedUpdate | None]:
+    def _recalled(self, update: StoredUpdate) -> tuple[DecodedUpdate, Answer]:
         answer = self._read(update.frame)
         if self._estimates is None:
-            return answer.update, answer.scores
+            return answer.update, answer
         estimate = self._estimates.as_update(self._estimates.recalled(update.record.client))
-        return estimate, answer.scores
+        return estimate, answer
 
-    def _add(self, record: UpdateRecord, update: DecodedUpdate, scores: DecodedUpdate | None) -> None:
+    def _add(self, record: UpdateRecord, update: DecodedUpdate, answer: Answer) -> None:
         if self._held is None:
             self.aggregator.add(update, weight=record.num_samples)
         else:
             places = self._answers.positions(update)
             self._held.add(update, weight=record.num_samples, positions=places)
-        if scores is not None and self.scores is not None:
-            self.scores.add(scores, weight=record.num_samples)
+        if answer.scores is not None and self.scores is not None:
+            self.scores.add(answer.scores, weight=record.num_samples)
+        if self._outcomes is not None:
+            self._outcomes.add(update, wanted=answer.wanted, weight=record.num_samples)
         self._accepted[record.client] = record.digest
         if record.attempt == self._federation.attempt:
             self.delivered_bytes += record.received_bytes

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from hedgerow_codecs import Mask
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.errors import PruningError
-from hedgerow_coordinator.pruning import UNDO_MASK, Evidence, PruningPolicy, Watch, prune, react, softened
+from hedgerow_coordinator.pruning import (
+    UNDO_MASK,
+    Evidence,
+    Outcomes,
+    PruningPolicy,
+    Watch,
+    learned,
+    prune,
+    react,
+    softened,
+)
 
 if TYPE_CHECKING:
     from hedgerow_export import ChannelGroups
@@ -40,6 +50,8 @@ class Round:
         The mean update.
     scores, votes : ndarray, float32, shape (num_parameters,), or None
         What the devices have said besides.
+    outcomes : Outcomes or None
+        What their updates say of the weights, for Thompson sampling.
     """
 
     number: int
@@ -49,6 +61,7 @@ class Round:
     update: Vector = field(repr=False)
     scores: Vector | None = field(default=None, repr=False)
     votes: Vector | None = field(default=None, repr=False)
+    outcomes: Outcomes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,6 +134,7 @@ def next_mask(
         movement=_movement(memory),
         device=done.scores,
         votes=done.votes,
+        memory=memory,
         round=following,
         seed=(seed * 0x9E3779B97F4A7C15 + done.number + 1) % (1 << 64),
         flow=flow,
@@ -196,6 +210,11 @@ def _moved(done: Round, *, policy: PruningPolicy) -> dict[str, NDArray[np.generi
         if _MOVEMENT in memory:
             moved = memory[_MOVEMENT].astype(np.float32) + moved
         memory[_MOVEMENT] = np.where(done.mask.live, moved, np.float32(0)).astype(np.float32)
+    if policy.policy == "thompson" and done.outcomes is not None:
+        share = policy.open_at(done.number + 1)
+        memory = learned(
+            memory, done.outcomes, weights=done.weights, mask=done.mask, policy=policy, share=share
+        )
     return memory
 
 

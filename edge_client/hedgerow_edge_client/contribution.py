@@ -156,6 +156,9 @@ def _answer(result: TrainResult, *, mask: Mask, shared: Mask, plan: RoundPlan) -
     if result.scores is None:
         return b""
     question = plan.pruning["question"]
+    if question["form"] == "indices":
+        named = shared.live | ((result.scores > 0) & shared.layout.prunable())
+        return encode_mask(Mask(layout=shared.layout, live=named), previous=shared)
     region = Mask.dense(shared.layout) if question.get("pruned") else shared
     if question.get("region") == "pruned":
         region = shared.opposite()

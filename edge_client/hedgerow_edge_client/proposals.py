@@ -42,6 +42,31 @@ def propose(
     return proposed
 
 
+def wished(
+    growth: Vector,
+    *,
+    live: NDArray[np.bool_],
+    layout: Layout,
+    share: float,
+    protect: Sequence[str] = (),
+) -> NDArray[np.bool_]:
+    """Return the pruned weights that a device wants back, tensor by tensor.
+
+    Huang et al. 2025 (FedRTS), equation 5: those with the largest ``|growth|``, as many as the share of the
+    live ones, if there are so many.
+    """
+    named = np.zeros_like(live)
+    for spec, start in zip(layout.tensors, layout.offsets, strict=False):
+        if not spec.prunable or spec.name in protect:
+            continue
+        part = slice(start, start + spec.size)
+        pruned = np.flatnonzero(~live[part])
+        count = min(int(share * (spec.size - len(pruned))), len(pruned))
+        order = np.argsort(-np.abs(growth[part][pruned]), kind="stable")
+        named[part][pruned[order[:count]]] = True
+    return named
+
+
 def strongest(
     weights: Vector,
     *,

@@ -19,6 +19,7 @@ VALUE_KINDS = (
     "latent",
 )
 # "magnitude" keeps the device's strongest weights, and grows none.
+INDEX_KINDS = ("gradient", "random")
 MASK_KINDS = ("gradient", "random", "magnitude")
 
 
@@ -32,14 +33,15 @@ class Question:
         One of `VALUE_KINDS`, or of `MASK_KINDS` for a mask.
     form
         ``values``: the scores themselves. ``mask``: a mask in which some weak weights are swapped for pruned
-        ones with high scores.
+        ones with high scores. ``indices``: which pruned weights have the highest scores.
     batches
         On how many batches, at least 1.
     at
         After which share of the steps, 0 to 1 inclusive. Values of 0 are of the weights that the round begins
         with, so that their mean over the devices is that of one model; of 1, of those it ends with.
     swap
-        Share of each tensor's live weights that a proposal swaps, 0 to 1 exclusive.
+        Share of each tensor's live weights that a proposal swaps, or as many of which are named, 0 to 1
+        exclusive.
     density
         Of a proposal of kind ``magnitude``, over the whole model, above 0 to 1.
     protect
@@ -60,7 +62,7 @@ class Question:
     protect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        known = {"values": VALUE_KINDS, "mask": MASK_KINDS}.get(self.form, ())
+        known = {"values": VALUE_KINDS, "mask": MASK_KINDS, "indices": INDEX_KINDS}.get(self.form, ())
         if self.kind not in known:
             raise ValueError(
                 f"scores of kind '{self.kind}' in form '{self.form}' are not known here; "

@@ -159,7 +159,8 @@ class TrainResult:
     seconds
         Time taken, scores included.
     scores
-        Flat float32 vector ``(num_parameters,)``, where values were asked for; else None.
+        Flat float32 vector ``(num_parameters,)`` where values were asked for; where indices were, with 1 for
+        each that is named; else None.
     proposal
         Boolean vector ``(num_parameters,)``, the mask that is proposed where one was asked for, or that the
         device now has of its own; else None.

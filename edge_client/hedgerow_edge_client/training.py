@@ -20,7 +20,7 @@ from hedgerow_edge_client.errors import TaskError, TrainingCancelled, TrainingDi
 from hedgerow_edge_client.forward import forward
 from hedgerow_edge_client.freezing import frozen_tensors
 from hedgerow_edge_client.parameters import module_layout, read_parameters, write_parameters
-from hedgerow_edge_client.proposals import propose, strongest
+from hedgerow_edge_client.proposals import propose, strongest, wished
 from hedgerow_edge_client.question import Question
 from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
 from hedgerow_edge_client.samples import Samples
@@ -215,6 +215,15 @@ class _Asked:
             self.propose()
         elif question is not None and question.kind == "latent":
             self.scores = descent.hidden()
+        elif question is not None and question.form == "indices":
+            named = wished(
+                self._growth(question),
+                live=self._request.live,
+                layout=self._bench.layout,
+                share=question.swap,
+                protect=(*question.protect, *self._request.frozen),
+            )
+            self.scores = named.astype(np.float32)
         elif question is not None and question.form == "values" and question.at == 1:
             self.scores = score(question, self._bench)
 

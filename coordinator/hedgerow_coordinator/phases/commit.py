@@ -121,6 +121,7 @@ class Commit(NoIntake):
                 update=mask.scatter(mean.astype(np.float32)),
                 scores=said,
                 votes=self._intake.votes(),
+                outcomes=self._intake.outcomes(),
             ),
             policy=federation.pruning,
             seed=federation.plan.run.seed,

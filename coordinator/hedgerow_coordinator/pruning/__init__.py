@@ -41,6 +41,7 @@ from hedgerow_coordinator.pruning.score import (
     softened,
     update_scores,
 )
+from hedgerow_coordinator.pruning.thompson import Outcomes, core_live, learned, open_places, sampled
 from hedgerow_coordinator.pruning.told_channels import told_channels, told_parts
 
 __all__ = [
@@ -57,11 +58,13 @@ __all__ = [
     "ChannelScore",
     "Evidence",
     "Flow",
+    "Outcomes",
     "PruningPolicy",
     "Recipe",
     "Score",
     "Watch",
     "constant",
+    "core_live",
     "cosine",
     "cubic",
     "er_budget",
@@ -72,14 +75,17 @@ __all__ = [
     "initial_mask",
     "lamp_budget",
     "lamp_scores",
+    "learned",
     "magnitude_scores",
     "one_shot",
+    "open_places",
     "prunable_groups",
     "prune",
     "random_scores",
     "react",
     "rescaled",
     "row_norms",
+    "sampled",
     "softened",
     "synflow_of",
     "told_channels",

@@ -19,23 +19,24 @@ def question_of(policy: PruningPolicy, round_number: int, *, is_behind: bool = F
 
     Where the mask `is_behind` the schedule, because an earlier answer has not come, it is asked again.
 
-    ``kind``: a kind of `hedgerow_edge_client.scores`; ``form``: ``values`` or ``mask``; ``batches``;
-    ``at``: after which share of the steps; ``pruned``: whether pruned weights are scored; ``region``:
-    ``pruned`` where they alone are; ``codec``. For masks, besides: ``swap`` or ``density``, and ``protect``.
+    ``kind``: a kind of `hedgerow_edge_client.scores`; ``form``: ``values``, ``mask`` or ``indices``;
+    ``batches``; ``at``: after which share of the steps; ``pruned``: whether pruned weights are scored;
+    ``region``: ``pruned`` where they alone are; ``codec``. For masks and indices, besides: ``swap`` or
+    ``density``, and ``protect``.
     ``transport/README.md`` has the table.
     """
     if not policy.changes_at(round_number + 1) and not is_behind:
         return {}
     question: dict[str, object] = {"batches": policy.score_batches}
-    if policy.policy == "vote":
+    if policy.policy in ("vote", "thompson"):
         swap = policy.regrow_at(round_number + 1)
         if swap == 0:
             return {}
         kind = SCORES[policy.grow].wire or policy.grow
         return question | {
             "kind": kind,
-            "form": "mask",
-            "at": policy.vote_at,
+            "form": "mask" if policy.policy == "vote" else "indices",
+            "at": policy.vote_at if policy.policy == "vote" else 1.0,
             "swap": swap,
             "protect": list(policy.protect),
         }

@@ -83,7 +83,7 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             "must be false when regrow is not 0: grown weights start at zero, not at first values",
         ),
         (
-            policy.regrow > 0 and policy.policy not in ("server", "tiered", "vote"),
+            policy.regrow > 0 and policy.policy not in ("server", "tiered", "vote", "thompson"),
             "regrow",
             f'must be 0 with policy "{policy.policy}", which makes no masks',
         ),
@@ -111,7 +111,7 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             "proposals keep each tensor's number of weights",
         ),
         (
-            policy.policy in ("vote", "tiered", "local") and len(policy.protect) > MAX_TIERS,
+            policy.policy in ("vote", "tiered", "local", "thompson") and len(policy.protect) > MAX_TIERS,
             "protect",
             f'must name at most {MAX_TIERS} tensors with policy "{policy.policy}": every round tells them',
         ),
@@ -178,6 +178,30 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             policy.policy == "local" and (policy.schedule == "adaptive" or policy.density == 1),
             "schedule" if policy.density < 1 else "density",
             'must be that of a fall below 1 with policy "local", which prunes to a density',
+        ),
+        (
+            policy.policy == "thompson" and policy.regrow == 0,
+            "regrow",
+            'must be above 0 with policy "thompson": it is the share of the weights that is open to a change',
+        ),
+        (
+            policy.policy == "thompson" and policy.grow not in ("gradient", "random"),
+            "grow",
+            f'must be "gradient" or "random" with policy "thompson", not "{policy.grow}": '
+            "devices name what they can see",
+        ),
+        (
+            policy.policy == "thompson" and policy.score != "magnitude",
+            "score",
+            f'must be "magnitude" with policy "thompson", not "{policy.score}": '
+            "it learns from which weights are the largest",
+        ),
+        (
+            policy.policy == "thompson"
+            and (policy.schedule != "constant" or policy.budget in ("global", "lamp", *OUTCOME_BUDGETS)),
+            "schedule" if policy.schedule != "constant" else "budget",
+            'must be "constant" (schedule) and "erk", "er" or "uniform" (budget) with policy "thompson": '
+            "each tensor keeps its number of weights",
         ),
         (
             policy.latent and policy.policy != "server",

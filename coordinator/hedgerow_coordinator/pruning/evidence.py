@@ -1,6 +1,6 @@
 """What is known about the weights at the moment in which a mask is made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hedgerow_export import ChannelGroups
 
 Vector = NDArray[np.float32]
+Memory = Mapping[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,6 +34,8 @@ class Evidence:
         The mean of what the devices have scored; zero where they have scored nothing.
     votes : ndarray, float32, or None
         Share of the devices' samples, 0 to 1, behind each weight of their proposed masks.
+    memory : Mapping[str, ndarray]
+        What the policy remembers, by name.
     round : int
         The round, from 1, that will train under the new mask.
     seed : int
@@ -49,6 +52,7 @@ class Evidence:
     movement: Vector | None = field(default=None, repr=False)
     device: Vector | None = field(default=None, repr=False)
     votes: Vector | None = field(default=None, repr=False)
+    memory: Memory = field(default_factory=dict, repr=False)
     round: int = 1
     seed: int = 0
     groups: "ChannelGroups | None" = field(default=None, repr=False)

@@ -16,6 +16,7 @@ from hedgerow_coordinator.pruning.policy import PruningPolicy
 from hedgerow_coordinator.pruning.score import SCORES, Scores, lamp_scores, magnitude_scores, random_scores
 from hedgerow_coordinator.pruning.selection import largest, select
 from hedgerow_coordinator.pruning.synflow import FLOW_STEPS, flow_scored
+from hedgerow_coordinator.pruning.thompson import sampled
 
 # Scores that say something about weights alone, without anything that came in.
 _OF_WEIGHTS = ("magnitude", "lamp", "row-norm", "synflow", "random")
@@ -66,6 +67,8 @@ def prune(
         known = _narrowed(known, policy=policy, round_number=round)
     if policy.policy == "vote":
         return _thinned(_by_votes(known, policy=policy), known, policy=policy, round_number=round)
+    if policy.policy == "thompson":
+        return sampled(known, policy=policy) if policy.regrow_at(round) > 0 else mask
     if policy.policy == "local":
         # The union of what the devices have kept; it shrinks as they agree.
         is_last = round >= policy.end_round

@@ -22,6 +22,7 @@ POLICIES: Mapping[str, str] = {
     "server": "the coordinator makes one mask for all",
     "vote": "each device proposes a mask; what any or enough of them hold is pruned to the budget",
     "tiered": "as server, and weaker devices train and send a part of it: the strongest, or a narrower model",
+    "thompson": "the coordinator draws masks from what it has learned of each weight; devices name weights",
     "local": "each device prunes its trained weights; the union of the masks is the next one, at last pruned",
     "personal": "each device thins its own model where that is good enough on data that it holds out",
     "soft": "the coordinator multiplies each row by its soft weight once, and takes nothing away",
@@ -81,6 +82,10 @@ class PruningPolicy:
         What the regulariser is multiplied by, at least 0.
     strength_steps : int
         In how many equal steps it rises from 0, up to `end_round`; 1 is the whole strength all along.
+    fusion : float
+        With ``thompson``: how much the mean model counts beside the devices' own, 0 to 1.
+    influence : float
+        With ``thompson``: how many draws the outcome of a round counts for, above 0.
     activations : float
         Share of a layer's input that the devices keep for the gradient of its weights, 0 to 1; 0 is the
         density of the layer.
@@ -147,6 +152,8 @@ class PruningPolicy:
     strength: float = 0.0
     strength_steps: int = 1
     activations: float = 1.0
+    fusion: float = 0.5
+    influence: float = 10.0
     rewind: bool = False
     score_batches: int = 1
     score_codec: Mapping[str, object] = field(default_factory=_deadzone)
@@ -174,6 +181,8 @@ class PruningPolicy:
         check_choice("regularizer", self.regularizer, REGULARIZERS)
         check_range("strength", self.strength, least=0, most=1e6)
         check_range("activations", self.activations, least=0, most=1)
+        check_range("fusion", self.fusion, least=0, most=1)
+        check_range("influence", self.influence, above=0, most=1e6)
         check_range("strength_steps", self.strength_steps, least=1, most=100_000)
         check_range("density", self.density, above=0, most=1)
         check_range("initial_density", self.initial_density, least=self.density, most=1)
@@ -270,8 +279,14 @@ class PruningPolicy:
         elapsed, length = round_number - self.start_round, self.end_round - self.start_round
         if self.regrow == 0 or not 0 <= elapsed < max(length, 1) or elapsed % self.every:
             return 0.0
+        return self.open_at(round_number)
+
+    def open_at(self, round_number: int) -> float:
+        """Return the share of the live weights that a change before a round would swap, if there were one."""
+        length = max(self.end_round - self.start_round, 1)
+        elapsed = min(max(round_number - self.start_round, 0), length)
         # Round away the last bits, in which cos differs between machines.
-        return round(self.regrow / 2 * (1 + math.cos(math.pi * elapsed / max(length, 1))), 12)
+        return round(self.regrow / 2 * (1 + math.cos(math.pi * elapsed / length)), 12)
 
     def changes_at(self, round_number: int) -> bool:
         """Return whether a round may train under another mask than the one before."""

@@ -166,8 +166,25 @@ RECIPES: Mapping[str, Recipe] = {
         traffic="up: the values of the pruned weights in rounds before a change",
         settings=_feddip,
     ),
+    "fedrts": Recipe(
+        meaning="masks drawn from a Beta posterior for each weight, which the devices' strongest teach",
+        source="Huang 2025",
+        traffic="up: the coded indices of wanted weights in rounds before a change",
+        settings=lambda rounds: _pruned(
+            {
+                "policy": "thompson",
+                "schedule": "constant",
+                "regrow": 0.4,
+                "grow": "gradient",
+                "start_round": min(3, rounds),
+                "end_round": max(min(3, rounds), rounds * 6 // 10),
+                # The paper's: 10 of 500, until round 300.
+                "every": min(10, max(1, rounds // 8)),
+            }
+        ),
+    ),
     "sparsyfed": Recipe(
-        meaning="each device prunes its trained weights, which powerpropagation makes agree; thinned activations",
+        meaning="each device prunes what it has trained, which powerpropagation makes agree; few activations",
         source="Guastella 2025",
         traffic="up: a coded mask difference",
         settings=lambda rounds: _pruned(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hedgerow_codecs import Layout
 from hedgerow_coordinator.errors import PruningError
+from hedgerow_coordinator.pruning.chance import mixed
 from hedgerow_coordinator.pruning.evidence import Evidence
 
 Scores = NDArray[np.float32]
@@ -84,9 +85,9 @@ def random_scores(layout: Layout, *, seed: int) -> Scores:
     -----
     SplitMix64 at counter ``seed' + i`` (Steele, Lea & Flood 2014): integers only, no state.
     """
-    start = _mix(np.array([seed], np.uint64))
+    start = mixed(np.array([seed], np.uint64))
     counters = np.arange(layout.num_parameters, dtype=np.uint64)
-    return (_mix(start + counters) >> np.uint64(40)).astype(np.float32)
+    return (mixed(start + counters) >> np.uint64(40)).astype(np.float32)
 
 
 def update_scores(update: NDArray[np.float32], live: NDArray[np.bool_], layout: Layout) -> Scores:
@@ -198,13 +199,6 @@ def _factors(
     # Of a row without any entry nothing is known: it counts as the mean of the others.
     mean = float(np.cumsum(found[known])[-1]) / int(known.sum()) if known.any() else 0.0
     return np.where(known, found, mean)
-
-
-def _mix(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    word = (counters + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return word ^ (word >> np.uint64(31))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +10,12 @@ from numpy.typing import NDArray
 from hedgerow_codecs import Layout
 
 
-def largest(scores: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+def largest(scores: NDArray[np.floating[Any]], count: int) -> NDArray[np.bool_]:
     """Mark the `count` largest scores; of equal ones, those of lower index.
 
     Parameters
     ----------
-    scores : ndarray, float32, shape (n,)
+    scores : ndarray, float32 or float64, shape (n,)
         Without NaN.
     count : int
         0 to n inclusive.
