@@ -33,6 +33,7 @@ from hedgerow_coordinator.quarantine import QUARANTINE_S, Quarantine
 from hedgerow_coordinator.records import RoundRecord
 from hedgerow_coordinator.routes import Routes
 from hedgerow_coordinator.server_model import Steps, keyframe
+from hedgerow_coordinator.sizing import weigher
 from hedgerow_coordinator.store import RunStore
 from hedgerow_transport import (
     BlobError,
@@ -160,6 +161,7 @@ class Coordinator:
             flow=flow,
             groups=groups,
             sets=sets,
+            weigh=weigher(pruning.goal, template=store.template_bytes()) if pruning.target else None,
         )
         if frozen and latest is None:
             sentence = _frozen_sentence(frozen, policy=pruning)

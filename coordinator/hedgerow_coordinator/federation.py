@@ -24,6 +24,7 @@ from hedgerow_coordinator.pruning import (
 )
 from hedgerow_coordinator.routes import Routes
 from hedgerow_coordinator.server_model import published_digest
+from hedgerow_coordinator.sizing import Weigh
 from hedgerow_coordinator.store import RunStore
 from hedgerow_transport import Manifest, Publication, RoundPlan, Topics, encode_cohort
 
@@ -59,6 +60,8 @@ class Federation:
     flow: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None
     # What channels masks can take; None where the plan takes none.
     groups: ChannelGroups | None = None
+    # Measures the export of a version; None where the plan's target asks for nothing of it.
+    weigh: Weigh | None = None
     # The model's channels as the devices are told them; empty where they need not know.
     sets: tuple[ChannelSet, ...] = ()
     attendance: Attendance = field(default_factory=Attendance)

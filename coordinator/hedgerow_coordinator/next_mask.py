@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow_codecs import Mask
+from hedgerow_coordinator.aiming import towards_target
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.errors import PruningError
 from hedgerow_coordinator.pruning import (
@@ -50,6 +51,8 @@ class Round:
         The mean update.
     scores, votes : ndarray, float32, shape (num_parameters,), or None
         What the devices have said besides.
+    measured : Mapping[str, float]
+        What the round's mask has come to, by the target's keys.
     outcomes : Outcomes or None
         What their updates say of the weights, for Thompson sampling.
     """
@@ -61,6 +64,7 @@ class Round:
     update: Vector = field(repr=False)
     scores: Vector | None = field(default=None, repr=False)
     votes: Vector | None = field(default=None, repr=False)
+    measured: Mapping[str, float] = field(default_factory=dict)
     outcomes: Outcomes | None = field(default=None, repr=False)
 
 
@@ -114,10 +118,13 @@ def next_mask(
     )
     if action == "revert":
         return _reverted(done, memory=memory, watch=watch)
-    if watch.held:
+    watch, aimed = towards_target(
+        watch, policy=policy, measured=done.measured, mask=state.mask, round_number=done.number
+    )
+    if watch.held or watch.met:
         watch = replace(watch, delay=watch.delay + 1)
     stay = Pruned(mask=state.mask, weights=done.weights, memory=memory, watch=watch)
-    stay = replace(stay, events=_told(action, watch=watch, done=done))
+    stay = replace(stay, events=(*_told(action, watch=watch, done=done), *aimed))
     if watch.stays:
         return stay
     # The schedule goes on where it was held.

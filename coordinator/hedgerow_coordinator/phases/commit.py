@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow_codecs import Mask, codec_from_config
+from hedgerow_coordinator.aiming import last_word, measured_of, sized
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.federation import Federation
 from hedgerow_coordinator.intake import Intake
@@ -62,6 +63,7 @@ class Commit(NoIntake):
         accuracy, loss = self._measure(state, final=final)
         if accuracy is not None and federation.plan.pruning.tolerance > 0:
             state = replace(state, notes={**state.notes, **self._watched(state, accuracy)})
+        state = sized(federation, state, accuracy=accuracy)
         traffic = federation.traffic_since_last()
         record = replace(
             self._attempt,
@@ -89,12 +91,14 @@ class Commit(NoIntake):
         if federation.round < plan.run.rounds:
             pruned = self._pruned(weights, mean=mean, mask=mask)
             mask, weights, memory, watch = pruned.mask, pruned.weights, pruned.memory, pruned.watch
+        else:
+            last_word(federation, watch)
         codec = codec_from_config(plan.downlink_at(federation.round))
         state, steps = stepped(federation.state, weights, mask=mask, codec=codec, frozen=federation.frozen)
         federation.routes.add(state.version, steps)
         notes = federation.routes.notes()
-        if plan.pruning.tolerance > 0:
-            notes |= replace(watch, last=None).to_notes()
+        if plan.pruning.is_watched:
+            notes |= replace(watch, last=None, sizes={}).to_notes()
         return replace(state, pruning=memory, notes=notes)
 
     def _watched(self, state: ServerState, value: float) -> dict[str, object]:
@@ -121,6 +125,7 @@ class Commit(NoIntake):
                 update=mask.scatter(mean.astype(np.float32)),
                 scores=said,
                 votes=self._intake.votes(),
+                measured=measured_of(federation),
                 outcomes=self._intake.outcomes(),
             ),
             policy=federation.pruning,

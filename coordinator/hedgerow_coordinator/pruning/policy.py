@@ -15,6 +15,7 @@ from hedgerow_coordinator.pruning.channels import CHANNEL_SCORES
 from hedgerow_coordinator.pruning.combinations import MAX_TIERS, combination_rules
 from hedgerow_coordinator.pruning.schedule import OUTCOME_SCHEDULES, SCHEDULES
 from hedgerow_coordinator.pruning.score import SCORES, Score
+from hedgerow_coordinator.pruning.target import Target, target_rules
 from hedgerow_coordinator.settings import check_choice, check_range
 
 POLICIES: Mapping[str, str] = {
@@ -116,6 +117,8 @@ class PruningPolicy:
         Pruning reacts when the metric falls by more than this below its best; 0 is never.
     reaction : str
         ``stop``: the density holds until the metric is back. ``revert``: the last change is taken back, too.
+    target : Mapping[str, object]
+        What the model must fit into, see `Target`: the density falls until it does, down to `density`.
     held_out : float
         With the policy ``personal``: share of each device's samples, 0 to 1 exclusive, that it does not train
         on, but measures its own model on.
@@ -166,6 +169,7 @@ class PruningPolicy:
     solo_rounds: int = 0
     tolerance: float = 0.0
     reaction: str = "stop"
+    target: Mapping[str, object] = field(default_factory=dict)
     held_out: float = 0.2
     own_share: float = 0.1
     own_least: float = 0.5
@@ -214,6 +218,7 @@ class PruningPolicy:
             codec_from_config(self.score_codec)
         except (CodecError, ValueError) as error:
             raise SettingError(f"is refused: {error}", key="score_codec") from error
+        self._check_target()
         if len(self.tiers) > MAX_TIERS:
             raise SettingError(f"must have at most {MAX_TIERS} entries, not {len(self.tiers)}", key="tiers")
         for name, share in self.tiers.items():
@@ -224,6 +229,32 @@ class PruningPolicy:
         for name, cost in self.times.items():
             if not (0 < _number(cost) < math.inf or (name == "fixed" and _number(cost) == 0)):
                 raise SettingError(f"must give {name!r} a time above 0, not {cost}", key="times")
+
+    def _check_target(self) -> None:
+        try:
+            goal = self.goal
+        except ValueError as error:
+            raise SettingError(str(error), key="target") from error
+        rules = target_rules(
+            goal,
+            channels=self.channels,
+            schedule=self.schedule,
+            takes_nothing=not self.prunes or self.policy == "personal",
+            steps=SCHEDULES.keys() - {"constant", "one-shot"},
+        )
+        for broken, sentence in rules:
+            if broken:
+                raise SettingError(sentence, key="target")
+
+    @property
+    def goal(self) -> Target | None:
+        """What `target` asks for; None for nothing."""
+        return Target.read(self.target)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether what is measured decides how pruning goes on."""
+        return self.tolerance > 0 or bool(self.target)
 
     def protecting(self, names: Collection[str]) -> "PruningPolicy":
         """Return this policy with more tensors protected, which the devices know without being told."""

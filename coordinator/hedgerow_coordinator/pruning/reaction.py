@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 # Under this name the mask before a change is remembered, where it may be taken back.
 UNDO_MASK = "undo-mask"
@@ -27,6 +27,12 @@ class Watch:
         The mask stays for good: a change was taken back.
     delay : int
         Rounds in which the mask was held: by so much the schedule is late.
+    met : bool
+        The mask stays because the model fits the target.
+    missed : bool
+        It has been said that the target cannot be met.
+    sizes : Mapping[str, float]
+        What was measured of this version's export.
     """
 
     last: float | None = None
@@ -34,6 +40,9 @@ class Watch:
     held: bool = False
     stopped: bool = False
     delay: int = 0
+    met: bool = False
+    missed: bool = False
+    sizes: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of_notes(cls, notes: Mapping[str, object]) -> Watch:
@@ -51,7 +60,7 @@ class Watch:
     @property
     def stays(self) -> bool:
         """Whether the mask is not to change."""
-        return self.held or self.stopped
+        return self.held or self.stopped or self.met
 
 
 def react(watch: Watch, *, tolerance: float, reaction: str, can_revert: bool) -> tuple[Watch, str]:
