@@ -39,6 +39,7 @@ from hedgerow_codecs.mask import Mask
 from hedgerow_codecs.mask_frame import decode_mask, encode_mask
 from hedgerow_codecs.registry import codec_from_config
 from hedgerow_codecs.seeded import decode_seeded, encode_seeded, seeded_parameters
+from hedgerow_codecs.signed_constants import check_sampled, sampled_entries, signed_constants
 from hedgerow_codecs.tier import tier_mask
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "UnencodableError",
     "WidthTier",
     "bundle",
+    "check_sampled",
     "codec_from_config",
     "decode_frame",
     "decode_mask",
@@ -87,7 +89,9 @@ __all__ = [
     "max_frame_bytes",
     "model_digest",
     "read_header",
+    "sampled_entries",
     "seeded_parameters",
+    "signed_constants",
     "tier_mask",
     "unbundle",
     "width_tier",

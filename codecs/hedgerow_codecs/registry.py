@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from hedgerow_codecs.bits import BitsCodec
 from hedgerow_codecs.codec import Codec
 from hedgerow_codecs.config import check_keys, unknown
 from hedgerow_codecs.deadzone import DeadzoneCodec
@@ -30,6 +31,7 @@ CODECS: Mapping[int, type[Any]] = {
     7: TernaryCodec,
     8: RandKCodec,
     9: TrellisCodec,
+    10: BitsCodec,
 }
 
 

@@ -57,7 +57,7 @@ def seeded_parameters(layout: Layout, *, seed: int) -> NDArray[np.float32]:
         elif tensor.kind == "embedding":
             _fill_normal(part, key=_key(seed, tensor.name))
         else:
-            _fill_uniform(part, key=_key(seed, tensor.name), fan=_fan(tensor, tensors))
+            _fill_uniform(part, key=_key(seed, tensor.name), fan=fan_of(tensor, tensors))
     return flat
 
 
@@ -101,7 +101,7 @@ def _constant(tensor: TensorSpec) -> float:
     return known[tensor.kind][leaf]
 
 
-def _fan(tensor: TensorSpec, tensors: dict[str, TensorSpec]) -> int:
+def fan_of(tensor: TensorSpec, tensors: dict[str, TensorSpec]) -> int:
     """Return the number whose inverse square root bounds the tensor's values."""
     stem, _, leaf = tensor.name.rpartition(".")
     prefix = f"{stem}." if stem else ""

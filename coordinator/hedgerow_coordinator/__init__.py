@@ -38,6 +38,7 @@ from hedgerow_coordinator.records import (
     StoredUpdate,
     UpdateRecord,
 )
+from hedgerow_coordinator.sampled import network_of
 from hedgerow_coordinator.store import RunStore
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "evaluator",
     "flat_traffic",
     "load_plan",
+    "network_of",
     "open_run",
     "parse_plan",
     "plan_template",

@@ -128,6 +128,11 @@ class AnswerReader:
         return bool(self.question) or self.kind == "masks"
 
     @property
+    def is_sampled(self) -> bool:
+        """Whether updates are masks over frozen weights."""
+        return self._policy.policy == "sampled"
+
+    @property
     def is_vote(self) -> bool:
         """Whether devices propose masks in this round."""
         return self.question.get("form") == "mask"

@@ -32,6 +32,7 @@ from hedgerow_coordinator.pruning import (
 from hedgerow_coordinator.quarantine import QUARANTINE_S, Quarantine
 from hedgerow_coordinator.records import RoundRecord
 from hedgerow_coordinator.routes import Routes
+from hedgerow_coordinator.sampled import first_probabilities
 from hedgerow_coordinator.server_model import Steps, keyframe
 from hedgerow_coordinator.sizing import weigher
 from hedgerow_coordinator.store import RunStore
@@ -426,6 +427,10 @@ def _frozen_sentence(frozen: Frozen, *, policy: PruningPolicy) -> str:
 def _first_state(plan: Plan, *, policy: PruningPolicy, known: Evidence) -> tuple[ServerState, Steps]:
     """Return version 0 and the frames that bring a client there from nothing."""
     weights, layout = known.weights, known.mask.layout
+    if policy.policy == "sampled":
+        first = first_probabilities(layout)
+        begun = ServerState(version=0, mask=Mask.dense(layout), weights=first, published=first.copy())
+        return begun, keyframe(begun)
     mask = initial_mask(
         weights,
         layout=layout,

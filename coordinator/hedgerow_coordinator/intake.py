@@ -328,7 +328,9 @@ class Intake:
 
     def _add(self, record: UpdateRecord, update: DecodedUpdate, answer: Answer) -> None:
         if self._held is None:
-            self.aggregator.add(update, weight=record.num_samples)
+            # A sampled mask is one draw, whatever it was learned from.
+            weight = 1 if self._answers.is_sampled else record.num_samples
+            self.aggregator.add(update, weight=weight)
         else:
             places = self._answers.positions(update)
             self._held.add(update, weight=record.num_samples, positions=places)

@@ -288,6 +288,7 @@ class Plan:
                 table="pruning",
                 key="end_round" if last == pruning.end_round else "start_round",
             )
+        self._check_sampled()
         if pruning.tier_by == "width" and self.model.freeze:
             raise SettingError(
                 'must be empty with tier_by "width": frozen tensors are not sent, and narrower models have '
@@ -340,6 +341,47 @@ class Plan:
         policy = self.pruning.protecting(self.frozen(layout).names)
         policy.check(layout)
         return policy
+
+    def _check_sampled(self) -> None:
+        """Check what masks over frozen weights need of the other tables."""
+        is_sampled, settings = self.pruning.policy == "sampled", self.aggregation
+        as_bits = [name for name in ("uplink", "downlink") if getattr(self.codec, name)["codec_id"] == "bits"]
+        plain = settings.optimizer == "sgd" and settings.server_momentum == 0
+        rules = (
+            (
+                as_bits != (["uplink"] if is_sampled else []),
+                "codec.uplink",
+                "codec_id",
+                'must be "bits" on the way up with policy "sampled", and nowhere else',
+            ),
+            (
+                is_sampled and self.codec.feedback != "none",
+                "codec",
+                "feedback",
+                'must be "none" with policy "sampled": masks leave nothing out',
+            ),
+            (
+                is_sampled and (self.model.init != "seeded" or bool(self.model.freeze)),
+                "model",
+                "init",
+                'must be "seeded", and freeze empty, with policy "sampled": weights stay as they are drawn',
+            ),
+            (
+                is_sampled and not (plain and settings.server_learning_rate == 1),
+                "aggregation",
+                "optimizer",
+                'must be "sgd" with rate 1 and no momentum with policy "sampled": a mean of masks is no step',
+            ),
+            (
+                is_sampled and (self.training.proximal_mu > 0 or self.training.weight_decay > 0),
+                "training",
+                "proximal_mu",
+                'and weight_decay must be 0 with policy "sampled": weights do not move',
+            ),
+        )
+        for broken, table, key, sentence in rules:
+            if broken:
+                raise SettingError(sentence, table=table, key=key)
 
     def uplink_at(self, round_number: int) -> dict[str, object]:
         """Return the codec configuration of the updates of a round, from 1."""

@@ -65,6 +65,7 @@ def training_of(
         shaping=Shaping.read(plan.pruning.get("shaping", {})),
         frozen=frozen_of(plan, replica.mask.layout).names,
         personal=personal_rule(plan, replica.mask.layout),
+        sampled=plan.seed if plan.pruning.get("sampled") is True else None,
         width=part.share if part.width is not None else 1.0,
     )
 
@@ -112,6 +113,9 @@ def update_of(
         feedback = feedback.decayed(plan.residual_decay)
     frozen = frozen_of(plan, mask.layout)
     delta = result.weights - np.where(mask.live, replica.weights, np.float32(0))
+    if plan.pruning.get("sampled") is True:
+        # A mask says all, and is no step from anywhere.
+        delta = result.weights.copy()
     delta[frozen.entries] = 0
     positions, framed = frozen.positions(mask), frozen.moving(mask)
     if part.width is not None:

@@ -19,6 +19,7 @@ from hedgerow_edge_client.descent import Descent
 from hedgerow_edge_client.errors import TaskError, TrainingCancelled, TrainingDiverged
 from hedgerow_edge_client.forward import forward
 from hedgerow_edge_client.freezing import frozen_tensors
+from hedgerow_edge_client.mask_descent import MaskDescent
 from hedgerow_edge_client.parameters import module_layout, read_parameters, write_parameters
 from hedgerow_edge_client.proposals import propose, strongest, wished
 from hedgerow_edge_client.question import Question
@@ -123,7 +124,11 @@ def _train(
     asked.before_training()
     batches = _Batches(len(samples), request)
     num_steps = request.epochs * len(batches)
-    descent = Descent(module, layout, request, live=request.live, num_steps=num_steps)
+    descent: Descent | MaskDescent
+    if request.sampled is None:
+        descent = Descent(module, layout, request, live=request.live, num_steps=num_steps)
+    else:
+        descent = MaskDescent(module, layout, request)
     steps, tally = 0, _Tally()
     for epoch in range(1, request.epochs + 1):
         tally = _Tally()
@@ -153,9 +158,12 @@ def _train(
         else:
             continue
         break
-    descent.finish()
-    asked.after_training(descent)
-    weights = read_parameters(module, layout)
+    if isinstance(descent, MaskDescent):
+        weights = descent.bits()
+    else:
+        descent.finish()
+        asked.after_training(descent)
+        weights = read_parameters(module, layout)
     frozen = Frozen(layout=layout, names=request.frozen).entries
     weights[frozen] = request.weights[frozen]
     if not np.isfinite(weights).all():

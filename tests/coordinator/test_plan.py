@@ -291,7 +291,7 @@ def test_every_mistake_is_a_sentence(text: str, expected: str) -> None:
         (
             "pruning",
             "policy = 'votes'",
-            'policy must be one of "local", "none", "personal", "server", "soft", "thompson", "tiered", "vote", not "votes"',
+            'policy must be one of "local", "none", "personal", "sampled", "server", "soft", "tiered", "vote", not "votes"',
         ),
         ("pruning", "density = 0", "density must be more than 0 and at most 1, not 0.0"),
         (

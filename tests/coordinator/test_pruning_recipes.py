@@ -59,6 +59,10 @@ def test_our_own_recipe_prunes_and_codes_both_ways() -> None:
                 "tiers": {"ram_mib < 512": 1 / 64, "ram_mib < 1024": 1 / 16, "ram_mib < 4096": 1 / 4},
             },
         ),
+        ("heterofl", {"policy": "tiered", "tier_by": "width", "density": 1.0, "biased": False}),
+        ("lotteryfl", {"policy": "personal", "rewind": True, "own_share": 0.2, "own_least": 0.5}),
+        ("hermes", {"policy": "personal", "rewind": False, "density": 1.0, "channels": 0.5}),
+        ("fedpm", {"policy": "sampled", "density": 1.0, "every": 1}),
         ("seed-soft", {"policy": "soft", "threshold": 0.0, "start_round": 10}),
         ("seed-norm", {"score": "row-norm", "budget": "threshold", "schedule": "one-shot"}),
     ],
@@ -74,7 +78,7 @@ def test_stc_is_ternary_both_ways_with_residuals() -> None:
     assert codec.uplink == codec.downlink == {"codec_id": "ternary", "fraction": 0.01}
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"hedgerow", "stc"}))
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"hedgerow", "stc", "fedpm"}))
 def test_the_others_send_floats_as_their_papers_do(name: str) -> None:
     codec = plan_of(name).codec  # type: ignore[attr-defined]
     assert (codec.feedback, codec.uplink, codec.downlink) == (

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hedgerow.errors import UsageError
 from hedgerow.runs import open_finished_rounds
-from hedgerow_coordinator import CHECK_DATA, RunStore, ServerState, read_arrays, read_test_data
+from hedgerow_coordinator import CHECK_DATA, RunStore, ServerState, network_of, read_arrays, read_test_data
 
 if TYPE_CHECKING:
     from hedgerow_export import Product, Recipe, Sample
@@ -116,6 +116,7 @@ def export_run(
     wanted = request or ExportRequest()
     with open_finished_rounds(run) as store:
         round_number, state = _version(store, wanted.round)
+        state = network_of(state, store.plan)
         sample = _sample(store, data, wanted.calibration)
         template, metric = store.template_bytes(), store.plan.evaluate.metric
         metadata = _metadata(store, round_number) | wanted.facts

@@ -12,12 +12,13 @@ from hedgerow_coordinator.aiming import last_word, measured_of, sized
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.federation import Federation
 from hedgerow_coordinator.intake import Intake
-from hedgerow_coordinator.next_mask import Pruned, Round, next_mask
+from hedgerow_coordinator.next_mask import Memory, Pruned, Round, next_mask
 from hedgerow_coordinator.phases.absent import NoIntake
 from hedgerow_coordinator.phases.phase import Phase
 from hedgerow_coordinator.plan import Plan
 from hedgerow_coordinator.pruning import Watch
 from hedgerow_coordinator.records import RoundRecord
+from hedgerow_coordinator.sampled import network_of, posterior
 from hedgerow_coordinator.server_model import averaged, stepped
 from hedgerow_coordinator.server_optimizer import server_step
 
@@ -55,10 +56,20 @@ class Commit(NoIntake):
             moments=federation.state.optimizer,
             settings=federation.plan.aggregation,
         )
-        weights = averaged(replace(federation.state, mask=mask), step)
+        sampled: Memory = {}
+        if federation.plan.pruning.policy == "sampled":
+            weights, sampled = posterior(
+                mean,
+                count=self._intake.aggregator.num_updates,
+                memory=federation.state.pruning,
+                begins=(federation.round - 1) % federation.plan.pruning.every == 0,
+            )
+        else:
+            weights = averaged(replace(federation.state, mask=mask), step)
         if not all(np.isfinite(values).all() for values in (weights, *moments.values())):
             return Close(federation, failure=f"round {federation.round} would make weights infinite or NaN")
         state = replace(self._next_state(weights, mean=mean, mask=mask), optimizer=moments)
+        state = replace(state, pruning={**state.pruning, **sampled})
         final = state.version == federation.plan.run.rounds
         accuracy, loss = self._measure(state, final=final)
         if accuracy is not None and federation.plan.pruning.tolerance > 0:
@@ -144,7 +155,7 @@ class Commit(NoIntake):
         due = final or state.version % federation.plan.evaluate.every == 0
         if federation.evaluate is None or not due:
             return None, None
-        return federation.evaluate(state.weights)
+        return federation.evaluate(network_of(state, federation.plan).weights)
 
     def _personal(self, round_number: int) -> str:
         """Return how good the devices' own models are, for the sentence; empty where they have none."""

@@ -48,6 +48,28 @@ def _personal_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...]:
     )
 
 
+def _sampled_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...]:
+    sampled = policy.policy == "sampled"
+    return (
+        (
+            sampled and (policy.density < 1 or policy.channels < 1 or bool(policy.protect)),
+            "density",
+            'must be 1, channels 1 and protect empty with policy "sampled": how many weights there are is an '
+            "outcome",
+        ),
+        (
+            sampled and (policy.regrow > 0 or policy.rewind or policy.power > 1),
+            "regrow",
+            'rewind and power must be left out with policy "sampled": weights neither grow nor move',
+        ),
+        (
+            sampled and (policy.solo_rounds > 0 or policy.tolerance > 0),
+            "tolerance",
+            'and solo_rounds must be 0 with policy "sampled", which takes nothing away',
+        ),
+    )
+
+
 def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...]:
     """Return every rule: whether it is broken, the key to blame, and a sentence that says what does go."""
     return (
@@ -152,6 +174,7 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             'must be 1, and channels as well, with tier_by "width": tiers are cut from the whole model',
         ),
         *_personal_rules(policy),
+        *_sampled_rules(policy),
         (
             policy.biased and policy.policy != "tiered",
             "biased",

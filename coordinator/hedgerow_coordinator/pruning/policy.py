@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, cast
 
-from hedgerow_codecs import CodecError, Layout, Mask, codec_from_config
+from hedgerow_codecs import CodecError, Layout, LayoutError, Mask, check_sampled, codec_from_config
 from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.pruning.asking import LATENT, question_of, told_by
 from hedgerow_coordinator.pruning.budget import BUDGETS, OUTCOME_BUDGETS, Candidates
@@ -26,6 +26,7 @@ POLICIES: Mapping[str, str] = {
     "thompson": "the coordinator draws masks from what it has learned of each weight; devices name weights",
     "local": "each device prunes its trained weights; the union of the masks is the next one, at last pruned",
     "personal": "each device thins its own model where that is good enough on data that it holds out",
+    "sampled": "weights stay as drawn; devices train how likely each is to be there, and send sampled masks",
     "soft": "the coordinator multiplies each row by its soft weight once, and takes nothing away",
 }
 REACTIONS = ("stop", "revert")
@@ -280,7 +281,7 @@ class PruningPolicy:
     def prunes(self) -> bool:
         """Whether this policy ever takes a weight away."""
         takes = self.density < 1 or self.channels < 1 or self.density_is_outcome
-        return self.policy not in ("none", "soft", "personal") and takes
+        return self.policy not in ("none", "soft", "personal", "sampled") and takes
 
     @property
     def density_is_outcome(self) -> bool:
@@ -371,6 +372,13 @@ class PruningPolicy:
                     raise SettingError(
                         f"names {name!r}, which is not a tensor of the model{hint}", table="pruning", key=key
                     )
+        if self.policy == "sampled":
+            try:
+                check_sampled(layout)
+            except LayoutError as error:
+                raise SettingError(
+                    f'cannot be "sampled" for this model: {error}', table="pruning", key="policy"
+                ) from error
         if (self.prunes or self.policy == "personal") and not self.density_is_outcome:
             Candidates(layout=layout, protect=self.protect).total(self.density)
 

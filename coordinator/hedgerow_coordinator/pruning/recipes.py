@@ -259,6 +259,17 @@ RECIPES: Mapping[str, Recipe] = {
             }
         ),
     ),
+    "fedpm": Recipe(
+        meaning="weights stay as drawn; devices train how likely each is to be there, and send sampled masks",
+        source="Isik 2023",
+        settings=_always(
+            {
+                **_AS_FLOATS,
+                "codec.uplink": {"codec_id": "bits"},
+                "pruning": {"policy": "sampled", "density": 1.0},
+            }
+        ),
+    ),
     "lotteryfl": Recipe(
         meaning="each device prunes and rewinds its own model while that is good enough; overlaps count",
         source="Li 2020 (LotteryFL)",
