@@ -39,7 +39,8 @@ class Broadcast:
         Rate of all chunks together; 0 for no limit.
     room
         Returns how many bytes the link should be given now: what is queued there delays everything else.
-
+    resumes
+        Whether blobs may be known from an earlier process of ours: who asks for the end has the beginning.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Broadcast:
         chunk_bytes: int,
         max_bytes_per_s: float = 0.0,
         room: Callable[[], float] = lambda: math.inf,
+        resumes: bool = False,
     ) -> None:
+        self._resumes = resumes
         self._blobs = blobs
         self._topics = topics
         self._chunk_bytes = chunk_bytes
@@ -104,7 +107,7 @@ class Broadcast:
         missing = indices(message.bitmap)
         if not missing or missing[-1] >= chunk_count(size, self._chunk_bytes):
             return False
-        if message.digest not in self._pushed:
+        if message.digest not in self._pushed and not (self._resumes and missing[0] > 0):
             # Nobody has any of it, so that everybody will ask for all of it.
             missing = list(range(chunk_count(size, self._chunk_bytes)))
         self._ask(message.digest, missing, now=now)

@@ -115,6 +115,7 @@ class Deliverer:
             chunk_bytes=delivery.chunk_bytes,
             max_bytes_per_s=max_bytes_per_s,
             room=room,
+            resumes=True,
         )
         ref = self._broadcast.add("export", model)
         if ref != delivery.model:

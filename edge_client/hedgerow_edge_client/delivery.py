@@ -24,7 +24,7 @@ from hedgerow_transport import (
     keep_parts,
 )
 
-# A question that comes again so soon was answered already.
+# The same offer that comes again so soon was answered already.
 ANSWER_PAUSE_S = 2.0
 MAX_GARBAGE_NOTICES = 20
 Told = Publication | Say
@@ -190,7 +190,7 @@ class DeliverySession:
     def _on_delivery(self, delivery: Delivery, now: float) -> list[Told]:
         before, self._delivery = self._delivery, delivery
         if delivery == before:
-            return self._again(now)
+            return [] if now < self._answered_at + ANSWER_PAUSE_S else self._again(now)
         if before is None or before.key != delivery.key:
             self._fetch = self._trial = self._passing = None
         elif not delivery.open:
@@ -265,7 +265,7 @@ class DeliverySession:
     def _again(self, now: float) -> list[Told]:
         """Say again how the delivery stands: somebody has asked, or may not have heard."""
         delivery = self._delivery
-        if delivery is None or not delivery.is_for(self.client) or now < self._answered_at + ANSWER_PAUSE_S:
+        if delivery is None or not delivery.is_for(self.client):
             return []
         report = self._answer(delivery)
         if report is None and (self._trial is not None or self._fetch is not None):
