@@ -21,6 +21,7 @@ from hedgerow_coordinator.plan import (
     parse_plan,
 )
 from hedgerow_coordinator.plan_template import plan_template
+from hedgerow_coordinator.pruning import POLICIES
 from hedgerow_coordinator.pruning.policy import PruningPolicy
 
 SMALL = '[run]\nname = "digits"\n'
@@ -291,7 +292,7 @@ def test_every_mistake_is_a_sentence(text: str, expected: str) -> None:
         (
             "pruning",
             "policy = 'votes'",
-            'policy must be one of "local", "none", "personal", "sampled", "server", "soft", "tiered", "vote", not "votes"',
+            f'policy must be one of {", ".join(map(json.dumps, sorted(POLICIES)))}, not "votes"',
         ),
         ("pruning", "density = 0", "density must be more than 0 and at most 1, not 0.0"),
         (
