@@ -37,10 +37,11 @@ from hedgerow_codecs.frozen import MAX_PATTERN_BYTES, MAX_PATTERNS, Frozen
 from hedgerow_codecs.layout import KINDS, Layout, TensorSpec
 from hedgerow_codecs.mask import Mask
 from hedgerow_codecs.mask_frame import decode_mask, encode_mask
+from hedgerow_codecs.numbers import numbers_mask
 from hedgerow_codecs.registry import codec_from_config
 from hedgerow_codecs.seeded import decode_seeded, encode_seeded, seeded_parameters
 from hedgerow_codecs.signed_constants import check_sampled, sampled_entries, signed_constants
-from hedgerow_codecs.tier import tier_mask
+from hedgerow_codecs.tier import counted_mask, tier_mask
 
 __all__ = [
     "FEEDBACKS",
@@ -78,6 +79,7 @@ __all__ = [
     "bundle",
     "check_sampled",
     "codec_from_config",
+    "counted_mask",
     "decode_frame",
     "decode_mask",
     "decode_seeded",
@@ -88,6 +90,7 @@ __all__ = [
     "max_decode_bytes",
     "max_frame_bytes",
     "model_digest",
+    "numbers_mask",
     "read_header",
     "sampled_entries",
     "seeded_parameters",

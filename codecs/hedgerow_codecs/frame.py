@@ -105,7 +105,8 @@ def encode_frame(
     UnencodableError
         Values that the codec does not take.
     """
-    return encode_frame_with_decoded(values, kind=kind, mask=mask, base=base, codec=codec)[0]
+    _check_coded(kind)
+    return seal(codec.encode(values, mask=mask), kind=kind, codec=codec_number(codec), mask=mask, base=base)
 
 
 def encode_frame_with_decoded(
@@ -116,10 +117,14 @@ def encode_frame_with_decoded(
     For error feedback, which needs what the receiver will have: the same bits, without decoding. Parameters
     and errors are those of `encode_frame`.
     """
-    if kind not in CODED_KINDS:
-        raise KindError(f"a frame of kind {kind.name} carries no values")
+    _check_coded(kind)
     payload, decoded = codec.encode_with_decoded(values, mask=mask)
     return seal(payload, kind=kind, codec=codec_number(codec), mask=mask, base=base), decoded
+
+
+def _check_coded(kind: FrameKind) -> None:
+    if kind not in CODED_KINDS:
+        raise KindError(f"a frame of kind {kind.name} carries no values")
 
 
 def decode_frame(frame: bytes, *, kind: FrameKind, mask: Mask, base: bytes) -> DecodedUpdate:

@@ -15,8 +15,9 @@ _CODER = ContextCoder(signed=False)
 
 def encode_bits(bits: NDArray[np.bool_], *, mask: Mask) -> bytes:
     """Encode one bit for each live parameter of `mask`, shape ``(num_live,)``, as codes of 1."""
-    positions = np.flatnonzero(bits).astype(np.int64)
-    return _CODER.encode(Signal(mask=mask, positions=positions, codes=np.ones(positions.size, np.int32))).data
+    positions = np.flatnonzero(bits).astype(np.int64, copy=False)
+    ones = np.broadcast_to(np.int32(1), positions.shape)  # takes no memory
+    return _CODER.encode(Signal(mask=mask, positions=positions, codes=ones)).data
 
 
 def decode_bits(payload: bytes, *, mask: Mask) -> tuple[NDArray[np.bool_], bytes]:

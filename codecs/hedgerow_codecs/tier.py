@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +37,43 @@ def tier_mask(flat: NDArray[np.float32], *, mask: Mask, share: float, protect: C
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
+    if share == 1:
+        return mask
+    # Just above a whole number by rounding alone is that number.
+    counts = [
+        math.ceil(share * live - 1e-9) if tensor.prunable and tensor.name not in protect else live
+        for tensor, live in zip(mask.layout.tensors, mask.lengths, strict=True)
+    ]
+    return counted_mask(flat, mask=mask, counts=counts)
+
+
+def counted_mask(flat: NDArray[np.float32], *, mask: Mask, counts: Sequence[int]) -> Mask:
+    """Return the mask of each tensor's strongest live weights, in given numbers, the same at both ends.
+
+    Parameters
+    ----------
+    flat : ndarray, float32, shape (num_parameters,)
+        The published weights, without NaN.
+    mask : Mask
+        The shared mask.
+    counts : sequence of int
+        For each tensor, at least 0; of equal magnitudes those of lower index stay. Tensors that are not
+        prunable are whole.
+
+    Raises
+    ------
+    ValueError
+        There is not one count for each tensor, or one is negative.
+    """
     mask.layout.check_flat(flat)
+    if len(counts) != len(mask.layout.tensors) or min(counts, default=0) < 0:
+        raise ValueError(f"{len(counts)} counts for {len(mask.layout.tensors)} tensors, or a negative one")
     live = mask.live.copy()
-    for tensor, start in zip(mask.layout.tensors, mask.layout.offsets, strict=False):
-        if not tensor.prunable or tensor.name in protect:
+    for tensor, start, count in zip(mask.layout.tensors, mask.layout.offsets, counts, strict=False):
+        if not tensor.prunable:
             continue
         part = live[start : start + tensor.size]
         places = np.flatnonzero(part)
-        # Just above a whole number by rounding alone is that number.
-        count = math.ceil(share * len(places) - 1e-9)
         strongest = np.argsort(-np.abs(flat[start : start + tensor.size][places]), kind="stable")
         part[places[strongest[count:]]] = False
-    return mask if share == 1 else Mask(layout=mask.layout, live=live)
+    return Mask(layout=mask.layout, live=live)

@@ -47,10 +47,12 @@ def averaged(state: ServerState, step: NDArray[np.float64]) -> NDArray[np.float3
     ndarray, float32, shape (num_parameters,)
         Infinite where the sum leaves float32; the caller looks.
     """
-    weights = state.weights.copy()
-    positions = state.mask.positions
+    moved = state.mask.gather(state.weights)
     with np.errstate(over="ignore", invalid="ignore"):
-        weights[positions] = (weights[positions] + step).astype(np.float32)
+        # Summed in float64 and rounded once, without a float64 copy of the model.
+        np.add(moved, step, out=moved, dtype=np.float64, casting="same_kind")
+    weights = state.weights.copy()
+    weights[state.mask.live] = moved
     return weights
 
 

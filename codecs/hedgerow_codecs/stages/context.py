@@ -6,6 +6,7 @@ Position and entropy stage in one. SPEC.md, section 5.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ class ContextCoder:
     def encode(self, signal: Signal) -> Signal:
         if not signal.codes.size:
             return replace(signal, data=b"\0" + signal.data)
-        magnitudes = np.abs(signal.codes.astype(np.int64))
+        magnitudes = np.abs(signal.codes)
         fits = [fit_all_levels(signal.positions, magnitudes, mask=signal.mask)]
         if signal.mask.num_live <= _SMALL:
             # Estimates of what levels are worth are off by some bytes, which here are many: try without, too.
@@ -89,15 +90,18 @@ class ContextCoder:
         """
         return replace(signal, data=self._write(signal, indices, levels) + signal.data)
 
-    def _write(self, signal: Signal, magnitudes: NDArray[np.int64], levels: list[Levels]) -> bytes:
+    def _write(
+        self, signal: Signal, magnitudes: NDArray[np.signedinteger[Any]], levels: list[Levels]
+    ) -> bytes:
         told = Told.by(levels, mask=signal.mask)
-        indices = told.indices(signal.positions)
         bases = told.classes - np.uint8(1)
         symbols = np.zeros(bases.size, np.uint8)
-        symbols[indices] = self._symbols(magnitudes)
         large = magnitudes >= FIRST_BUCKETED
-        excess_bases = bases[indices[large]]
-        del told, indices  # coding takes its most memory behind this
+        excess_bases = []
+        for chosen, indices in told.indices(signal.positions):
+            symbols[indices] = self._symbols(magnitudes[chosen])
+            excess_bases.append(bases[indices[large[chosen]]])
+        del told  # coding takes its most memory behind this
         buckets, lows = bucket((magnitudes[large] - FIRST_BUCKETED) // self._stride)
 
         # What is read last is written first: it rides in the first states of lanes that are read before it.
@@ -114,7 +118,8 @@ class ContextCoder:
         if buckets.size >= _FEW_EXCESSES:
             alphabet = max(int(buckets.max()) + 1, 2)
             parts.append(bytes([alphabet]))
-            parts.append(_write(buckets, excess_bases, model=excess_model(alphabet), cargo=cargo))
+            excess = np.concatenate(excess_bases)
+            parts.append(_write(buckets, excess, model=excess_model(alphabet), cargo=cargo))
         return b"".join([*parts, cargo.rest()])
 
     def decode(self, signal: Signal) -> Signal:
@@ -167,8 +172,8 @@ class ContextCoder:
     def _model(self) -> Model:
         return index_model() if self.trellis else magnitude_model()
 
-    def _symbols(self, magnitudes: NDArray[np.int64]) -> NDArray[np.int64]:
-        symbols = np.minimum(magnitudes, FIRST_BUCKETED)
+    def _symbols(self, magnitudes: NDArray[np.signedinteger[Any]]) -> NDArray[np.uint8]:
+        symbols: NDArray[np.uint8] = np.minimum(magnitudes, FIRST_BUCKETED).astype(np.uint8)
         # On a path, parities must be known before excesses are: 3 is many and odd, 4 many and even.
         if self.trellis:
             symbols += (magnitudes > FIRST_BUCKETED) & (magnitudes % 2 == 0)

@@ -77,7 +77,7 @@ def spread(levels: Levels, *, tensor: TensorSpec) -> NDArray[np.uint8]:
 
 def fit_levels(
     places: NDArray[np.int64],
-    magnitudes: NDArray[np.int64],
+    magnitudes: NDArray[np.signedinteger[Any]],
     *,
     tensor: TensorSpec,
     live: NDArray[np.bool_],
@@ -89,7 +89,7 @@ def fit_levels(
     ----------
     places : ndarray, int64, shape (k,)
         Of the codes in the tensor.
-    magnitudes : ndarray, int64, shape (k,)
+    magnitudes : ndarray of integers, shape (k,)
     tensor : TensorSpec
     live : ndarray, bool, shape (size,)
     flat : bool
@@ -266,7 +266,11 @@ def by_tensor(positions: NDArray[np.int64], *, mask: Mask) -> list[TensorPart]:
 
 
 def fit_all_levels(
-    positions: NDArray[np.int64], magnitudes: NDArray[np.int64], *, mask: Mask, flat: bool = False
+    positions: NDArray[np.int64],
+    magnitudes: NDArray[np.signedinteger[Any]],
+    *,
+    mask: Mask,
+    flat: bool = False,
 ) -> list[Levels]:
     """Choose the levels of every tensor, for codes in the live vector; a single one each if `flat`."""
     return [

@@ -63,13 +63,17 @@ class Told:
             found[chosen] = part.positions(indices[chosen] - begin)
         return found
 
-    def indices(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Undo `positions`; each position must be that of an entry that is told."""
-        found = np.empty(positions.size, np.int64)
+    def indices(self, positions: NDArray[np.int64]) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+        """Undo `positions`, tensor by tensor: yield which of the positions, and their indices.
+
+        Parameters
+        ----------
+        positions : ndarray, int64, shape (k,)
+            Ascending, of entries that are told.
+        """
         firsts = [*(part.first for part in self._parts), np.iinfo(np.int64).max]
         for begin, (_, part, chosen) in zip(self._ends, self._cut(positions, firsts), strict=False):
-            found[chosen] = part.indices(positions[chosen] - part.first) + begin
-        return found
+            yield chosen, part.indices(positions[chosen] - part.first) + begin
 
     def _cut(
         self, ascending: NDArray[np.int64], bounds: Sequence[int]
