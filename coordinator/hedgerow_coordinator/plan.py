@@ -47,6 +47,7 @@ _ADDED: Mapping[tuple[str, str], object] = {
     ("aggregation", "server_momentum"): 0.0,
     ("aggregation", "second_moment_decay"): 0.99,
     ("aggregation", "epsilon"): 1e-3,
+    ("aggregation", "ema"): 0.0,
     ("transport", "max_kbit_s"): 0.0,
 } | {("pruning", key): value for key, value in ADDED.items()}
 MAX_ROUNDS = 99_999
@@ -309,6 +310,19 @@ class Plan:
                 'and each device sends a part of them; use "residual"',
                 table="codec",
                 key="feedback",
+            )
+        if self.model.freeze and pruning.policy in ("local", "personal", "sampled", "thompson"):
+            raise SettingError(
+                f'must be empty with policy "{pruning.policy}", whose devices choose weights everywhere; '
+                '"server", "vote" and "tiered" leave frozen tensors alone',
+                table="model",
+                key="freeze",
+            )
+        if self.aggregation.ema > 0 and pruning.policy in ("personal", "sampled"):
+            raise SettingError(
+                f'must be 0 with policy "{pruning.policy}", whose outcome is not one vector of weights',
+                table="aggregation",
+                key="ema",
             )
         if pruning.tolerance > 0 and self.evaluate.data is None:
             raise SettingError(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hedgerow_codecs import Layout, Mask, sampled_entries, signed_constants
 from hedgerow_coordinator.checkpoint import ServerState
+from hedgerow_coordinator.moving_average import served_weights
 from hedgerow_coordinator.plan import Plan
 
 Memory = Mapping[str, NDArray[np.generic]]
@@ -63,12 +64,14 @@ def posterior(
 
 
 def network_of(state: ServerState, plan: Plan) -> ServerState:
-    """Return a version as weights and a mask: itself, but for runs with the policy ``sampled``.
+    """Return a version as it is measured and exported: itself, or its moving average where a plan has one.
 
-    There the network has the weights whose probability is at least a half, the likeliest of all networks.
+    With the policy ``sampled`` the network has the weights whose probability is at least a half, the
+    likeliest of all networks.
     """
     if plan.pruning.policy != "sampled":
-        return state
+        served = served_weights(state)
+        return state if served is state.weights else replace(state, weights=served)
     layout = state.mask.layout
     has = state.weights >= 0.5
     weights = np.where(has, signed_constants(layout, seed=plan.run.seed), np.float32(0))

@@ -34,6 +34,9 @@ class AggregationSettings:
         In [0, 1): the share of the step before that is taken again; for ``adam`` its beta_1.
     second_moment_decay, epsilon : float
         For ``adam`` alone: beta_2, and what is added to the root of the second moment (tau).
+    ema : float
+        In [0, 1): share of the weights' moving average that stays from version to version; 0 keeps none. The
+        average is measured and exported in place of the weights; what is broadcast are the weights.
     """
 
     optimizer: str = "sgd"
@@ -41,12 +44,14 @@ class AggregationSettings:
     server_momentum: float = 0.0
     second_moment_decay: float = 0.99
     epsilon: float = 1e-3
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_range("server_learning_rate", self.server_learning_rate, above=0)
         check_range("server_momentum", self.server_momentum, least=0, below=1)
         check_range("second_moment_decay", self.second_moment_decay, least=0, below=1)
+        check_range("ema", self.ema, least=0, below=1)
         check_range("epsilon", self.epsilon, above=0, most=1)
 
 

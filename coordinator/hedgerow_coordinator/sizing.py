@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from hedgerow_coordinator.checkpoint import ServerState
+from hedgerow_coordinator.moving_average import served_weights
 from hedgerow_coordinator.pruning.target import Target
 
 # State and metadata in, measured values by the target's keys out.
@@ -36,7 +37,7 @@ def weigher(target: Target | None, *, template: bytes) -> Weigh | None:
     recipe = Recipe(threads=(1,) if times_it else ())
 
     def weigh(state: ServerState, facts: Mapping[str, str]) -> dict[str, float]:
-        weights = np.where(state.mask.live, state.weights, np.float32(0))
+        weights = np.where(state.mask.live, served_weights(state), np.float32(0))
         dense, _ = fill_checked(template, weights, state.mask, metadata=facts)
         inputs = sample_inputs(Runner(dense), rows=16)
         product = make_product(dense, Sample(inputs=inputs, real=False), recipe)

@@ -227,6 +227,8 @@ def _made_up(model: bytes) -> Sample:
 
 def _metadata(store: RunStore, round_number: int) -> dict[str, str]:
     facts = {"run": store.run_id, "round": str(round_number)}
+    if store.plan.aggregation.ema > 0:
+        facts["weights"] = f"moving average, {store.plan.aggregation.ema:g}"
     measured = [r for r in store.rounds() if r.round == round_number and r.accuracy is not None]
     if measured:
         facts[store.plan.evaluate.metric] = f"{measured[-1].accuracy:.6g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from hedgerow_coordinator.aiming import last_word, measured_of, sized
 from hedgerow_coordinator.checkpoint import ServerState
 from hedgerow_coordinator.federation import Federation
 from hedgerow_coordinator.intake import Intake
+from hedgerow_coordinator.moving_average import followed
 from hedgerow_coordinator.next_mask import Memory, Pruned, Round, next_mask
 from hedgerow_coordinator.phases.absent import NoIntake
 from hedgerow_coordinator.phases.phase import Phase
@@ -68,7 +70,8 @@ class Commit(NoIntake):
             weights = averaged(replace(federation.state, mask=mask), step)
         if not all(np.isfinite(values).all() for values in (weights, *moments.values())):
             return Close(federation, failure=f"round {federation.round} would make weights infinite or NaN")
-        state = replace(self._next_state(weights, mean=mean, mask=mask), optimizer=moments)
+        state = self._next_state(weights, mean=mean, mask=mask)
+        state = replace(state, optimizer={**moments, **self._average(state)})
         state = replace(state, pruning={**state.pruning, **sampled})
         final = state.version == federation.plan.run.rounds
         accuracy, loss = self._measure(state, final=final)
@@ -111,6 +114,15 @@ class Commit(NoIntake):
         if plan.pruning.is_watched:
             notes |= replace(watch, last=None, sizes={}).to_notes()
         return replace(state, pruning=memory, notes=notes)
+
+    def _average(self, state: ServerState) -> dict[str, NDArray[Any]]:
+        before, plan = self._federation.state, self._federation.plan
+        return followed(
+            state,
+            before=before.optimizer,
+            decay=plan.aggregation.ema,
+            anew=plan.pruning.rewind and state.mask != before.mask,
+        )
 
     def _watched(self, state: ServerState, value: float) -> dict[str, object]:
         """Return the notes once a version is measured; larger is better there."""

@@ -25,7 +25,14 @@ from hedgerow.exporting import ExportFacts, committed, export_run
 from hedgerow.initialise import initialise
 from hedgerow.runs import open_finished_rounds
 from hedgerow.simulating import SimulationFacts, simulate
-from hedgerow_coordinator import CHECK_DATA, RoundRecord, StoreError, load_plan, read_test_data
+from hedgerow_coordinator import (
+    CHECK_DATA,
+    RoundRecord,
+    StoreError,
+    load_plan,
+    network_of,
+    read_test_data,
+)
 from hedgerow_edge_client import TrainerProcess
 from hedgerow_transport import BrokerUrl, LinkError, MqttLink, Topics, start_broker
 
@@ -207,7 +214,7 @@ def _records(run_dir: Path) -> list[RoundRecord]:
 def _export(run_dir: Path, *, output: Path, data: Path) -> ExportFacts:
     inputs, _ = read_test_data(run_dir / CHECK_DATA)
     with open_finished_rounds(run_dir) as store:
-        _, state = committed(store)
+        state = network_of(committed(store)[1], store.plan)
     with TrainerProcess(TASK, data=data, client=data.name) as trainer:
         reference: NDArray[np.generic] = trainer.predict(state.weights, inputs)
     return export_run(run_dir, output=output, reference=reference)
