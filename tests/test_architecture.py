@@ -34,6 +34,7 @@ FOLDERS = {package: package.removeprefix("hedgerow_") for package in MAY_IMPORT}
 # The files that may import torch. All others leave it to a child process, or do without.
 TORCH_FILES = {
     "hedgerow/demo/digits_task.py",
+    "hedgerow/pretrained.py",
     "hedgerow_devices/matrix_trial.py",
     "hedgerow_edge_client/descent.py",
     "hedgerow_edge_client/forward.py",
