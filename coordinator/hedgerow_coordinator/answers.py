@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from hedgerow_codecs import (
     WidthTier,
     decode_frame,
     decode_mask,
+    numbers_mask,
     read_header,
     tier_mask,
     unbundle,
@@ -94,9 +95,12 @@ class AnswerReader:
         self._region = Mask.dense(mask.layout) if self.question.get("pruned") else mask
         if self.question.get("region") == "pruned":
             self._region = mask.opposite()
+        if self.kind == "losses":
+            self._region = numbers_mask(len(cast(list[object], self.question["counts"])))
         self._frozen = frozen or Frozen(layout=mask.layout)
         # What frames are made under, by what is known of them here.
-        self._moving = {known: self._frozen.moving(known) for known in (mask, self._region)}
+        regions = (mask,) if self.kind == "losses" else (mask, self._region)
+        self._moving = {known: self._frozen.moving(known) for known in regions}
         self._tiers: tuple[Mask, ...] = ()
         self._widths: tuple[WidthTier, ...] = ()
         if policy.policy == "tiered":
@@ -115,7 +119,8 @@ class AnswerReader:
         if self._policy.policy == "personal":
             return "masks"
         form = str(self.question.get("form", ""))
-        return {"values": "scores", "mask": "votes", "indices": "votes"}.get(form, "")
+        kinds = {"values": "scores", "mask": "votes", "indices": "votes", "trial": "losses"}
+        return kinds.get(form, "")
 
     @property
     def holds_parts(self) -> bool:
@@ -139,7 +144,7 @@ class AnswerReader:
 
     def score_sum(self) -> HeldAggregator | None:
         """Return an empty sum for the scores of this round; None where none are asked for."""
-        return HeldAggregator(self._region) if self.kind == "scores" else None
+        return HeldAggregator(self._region) if self.kind in ("scores", "losses") else None
 
     def outcome_sum(self, round_number: int) -> OutcomeSum | None:
         """Return an empty sum of what the devices' models say of the weights; None where nobody learns."""
@@ -167,6 +172,8 @@ class AnswerReader:
             mask = self._checked(decode_mask(besides, layout=mask.layout, previous=mask))
         elif besides and self.question["form"] == "indices":
             wanted = self._checked_wishes(decode_mask(besides, layout=mask.layout, previous=mask))
+        elif besides and self.kind == "losses":
+            scores = decode_frame(besides, kind=FrameKind.SCORES, mask=self._region, base=NO_BASE)
         elif besides:
             scores = self._decoded(besides, kind=FrameKind.SCORES, mask=self._region, base=NO_BASE)
         elif self._tiers:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hedgerow_export import ChannelGroups
 
 MAX_NOTED_REFUSALS = 20
+_FOR_NOTHING = {"codec_id": "deadzone"}
 # Flat weights in, (metric value, loss) out; loss is None where the metric has none.
 Evaluate = Callable[[NDArray[np.float32]], tuple[float, float | None]]
 # Bytes of PUBLISH packets by (direction "sent" or "received", topic kind), since the link was made.
@@ -98,7 +99,9 @@ class Federation:
         if self.groups is not None and not is_behind:
             share = pruning.channels_at(following)
             is_behind = has_too_many_channels(self.groups, mask, share=share, protect=pruning.protect)
-        return pruning.question_at(following - 1, is_behind=is_behind)
+        return pruning.question_at(
+            following - 1, is_behind=is_behind, layout=self.layout, seed=self.plan.run.seed
+        )
 
     def note_refusal(self, client: str, reason: str) -> None:
         """Count an update that is refused; the first ones are written down for the reader of a report."""
@@ -122,7 +125,8 @@ class Federation:
             weight_decay=training.weight_decay,
             proximal_mu=training.proximal_mu,
             max_seconds=training.max_seconds,
-            codec=self.plan.uplink_at(self.round),
+            # Nobody trains in a trial: a codec for which nothing costs nothing.
+            codec=_FOR_NOTHING if self.question.get("form") == "trial" else self.plan.uplink_at(self.round),
             feedback=self.plan.codec.feedback,
             residual_decay=self.plan.codec.residual_decay,
             pruning=self._told(),
@@ -130,7 +134,9 @@ class Federation:
 
     def _told(self) -> dict[str, object]:
         freeze = self.plan.model.freeze
-        told = self.plan.pruning.told(self.question, round_number=self.round)
+        told = self.plan.pruning.told(
+            self.question, round_number=self.round, first_rate=self.plan.training.learning_rate
+        )
         told |= told_parts(self.plan.pruning, sets=self.sets)
         return told | ({"freeze": list(freeze)} if freeze else {})
 

@@ -159,6 +159,11 @@ class Intake:
         """Return the share of the samples behind each weight, ``(num_parameters,)``; None without a vote."""
         return self._held.shares() if self._held is not None and self._answers.is_vote else None
 
+    @property
+    def scored(self) -> Mask | None:
+        """What the mean of the scores is of: all weights, or in a trial its candidates."""
+        return None if self._answers.kind == "losses" else Mask.dense(self._federation.layout)
+
     def outcomes(self) -> Outcomes | None:
         """Return what the updates say of the weights; None where the policy does not learn from it."""
         return None if self._outcomes is None else self._outcomes.outcomes()

@@ -19,6 +19,7 @@ from hedgerow_coordinator.pruning import (
     Outcomes,
     PruningPolicy,
     Watch,
+    chosen,
     learned,
     prune,
     react,
@@ -134,6 +135,8 @@ def next_mask(
         if following == policy.start_round:
             soft = softened(done.weights, done.mask.layout, alpha=policy.threshold)
         return replace(stay, weights=soft)
+    if policy.candidates and state.mask.num_live == state.weights.size:
+        return _tried(done, stay=stay, policy=policy, seed=seed)
     evidence = Evidence(
         weights=done.weights,
         mask=done.mask,
@@ -166,6 +169,18 @@ def next_mask(
         }
         memory = {**memory, **undo}
     return replace(stay, mask=mask, weights=weights, memory=memory)
+
+
+def _tried(done: Round, *, stay: Pruned, policy: PruningPolicy, seed: int) -> Pruned:
+    """Take the candidate that has done best on the devices; without their word all stays as it is."""
+    try:
+        mask, sentence = chosen(
+            done.scores, published=done.state.published, policy=policy, mask=done.state.mask, seed=seed
+        )
+    except PruningError as error:
+        sentence = f"round {done.number + 1} tries the candidates again: {error}"
+        return replace(stay, events=(*stay.events, ("pruning skipped", sentence)))
+    return replace(stay, mask=mask, events=(*stay.events, ("mask chosen", sentence)))
 
 
 def _reverted(done: Round, *, memory: Mapping[str, NDArray[np.generic]], watch: Watch) -> Pruned:

@@ -19,6 +19,7 @@ from hedgerow_codecs import (
     encode_frame,
     encode_frame_with_decoded,
     encode_mask,
+    numbers_mask,
 )
 from hedgerow_edge_client.errors import TrainingDiverged
 from hedgerow_edge_client.own_part import OwnPart, frozen_of, is_personal, personal_rule
@@ -160,6 +161,10 @@ def _answer(result: TrainResult, *, mask: Mask, shared: Mask, plan: RoundPlan) -
     if result.scores is None:
         return b""
     question = plan.pruning["question"]
+    if question["form"] == "trial":
+        losses = numbers_mask(len(result.scores))
+        floats = codec_from_config({"codec_id": "float32"})
+        return encode_frame(result.scores, kind=FrameKind.SCORES, mask=losses, base=NO_BASE, codec=floats)
     if question["form"] == "indices":
         named = shared.live | ((result.scores > 0) & shared.layout.prunable())
         return encode_mask(Mask(layout=shared.layout, live=named), previous=shared)

@@ -19,8 +19,13 @@ VALUE_KINDS = (
     "latent",
 )
 # "magnitude" keeps the device's strongest weights, and grows none.
-INDEX_KINDS = ("gradient", "random")
 MASK_KINDS = ("gradient", "random", "magnitude")
+FORMS: Mapping[str, tuple[str, ...]] = {
+    "values": VALUE_KINDS,
+    "mask": MASK_KINDS,
+    "indices": ("gradient", "random"),
+    "trial": ("loss",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +38,8 @@ class Question:
         One of `VALUE_KINDS`, or of `MASK_KINDS` for a mask.
     form
         ``values``: the scores themselves. ``mask``: a mask in which some weak weights are swapped for pruned
-        ones with high scores. ``indices``: which pruned weights have the highest scores.
+        ones with high scores. ``indices``: which pruned weights have the highest scores. ``trial``: the
+        losses of some masks, without training.
     batches
         On how many batches, at least 1.
     at
@@ -44,6 +50,12 @@ class Question:
         exclusive.
     density
         Of a proposal of kind ``magnitude``, over the whole model, above 0 to 1.
+    top
+        Whether of the values those alone are sent that ``indices`` would name; the others are 0.
+    tensors
+        In which tensors weights are named; empty for all.
+    counts
+        For each mask of a trial, how many weights each tensor keeps: its largest.
     protect
         Tensors that a proposal leaves alone.
 
@@ -59,11 +71,13 @@ class Question:
     at: float = 0.0
     swap: float = 0.0
     density: float = 1.0
+    top: bool = False
+    tensors: tuple[str, ...] = ()
+    counts: tuple[tuple[int, ...], ...] = ()
     protect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        known = {"values": VALUE_KINDS, "mask": MASK_KINDS, "indices": INDEX_KINDS}.get(self.form, ())
-        if self.kind not in known:
+        if self.kind not in FORMS.get(self.form, ()):
             raise ValueError(
                 f"scores of kind '{self.kind}' in form '{self.form}' are not known here; "
                 "update Hedgerow on this device"
@@ -75,6 +89,8 @@ class Question:
             )
         if not 0 < self.density <= 1:
             raise ValueError(f"the plan asks for a mask of density {self.density}, which makes no sense")
+        if (self.form == "trial") != bool(self.counts) or any(n < 0 for count in self.counts for n in count):
+            raise ValueError("the plan asks to try masks in a way that makes no sense")
         if self.form == "values" and self.at not in (0, 1):
             raise ValueError(f"scores are taken before or after training, not after {self.at} of the steps")
         if self.kind == "latent" and self.at != 1:
@@ -100,21 +116,35 @@ class Question:
             "at": (int, float),
             "swap": (int, float),
             "density": (int, float),
+            "top": bool,
         }
         for name, kind in kinds.items():
-            if name in values and (not isinstance(values[name], kind) or isinstance(values[name], bool)):
+            is_bool = isinstance(values.get(name), bool)
+            if name in values and (not isinstance(values[name], kind) or is_bool != (kind is bool)):
                 raise ValueError(
                     f"the plan asks for scores with {name} {values[name]!r}, which makes no sense"
                 )
-        protect = values.get("protect", ())
-        if not isinstance(protect, (list, tuple)) or not all(isinstance(name, str) for name in protect):
-            raise ValueError("the plan names the protected tensors in a way that makes no sense")
+        protect, tensors = values.get("protect", ()), values.get("tensors", ())
+        for names in (protect, tensors):
+            if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+                raise ValueError("the plan names the protected tensors in a way that makes no sense")
+        counts = values.get("counts", ())
+        if not isinstance(counts, (list, tuple)) or not all(map(_are_counts, counts)):
+            raise ValueError("the plan asks to try masks in a way that makes no sense")
         if "kind" not in values:
             raise ValueError("the plan asks for scores without a kind")
-        return cls(**{**values, "protect": tuple(protect)})
+        lists = {"protect": tuple(protect), "tensors": tuple(tensors), "counts": tuple(map(tuple, counts))}
+        return cls(**{**values, **lists})
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as plain data for the trainer's pipe."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {
-            "protect": list(self.protect)
+        lists = {
+            "protect": list(self.protect),
+            "tensors": list(self.tensors),
+            "counts": [list(count) for count in self.counts],
         }
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)} | lists
+
+
+def _are_counts(counts: object) -> bool:
+    return isinstance(counts, (list, tuple)) and all(type(count) is int for count in counts)

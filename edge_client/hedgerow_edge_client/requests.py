@@ -159,12 +159,12 @@ class TrainResult:
     accuracy
         The same for the share of right answers, 0 to 1; None when the task's metric is another one.
     steps
-        Gradient steps made.
+        Gradient steps made, or batches seen in a trial.
     seconds
         Time taken, scores included.
     scores
         Flat float32 vector ``(num_parameters,)`` where values were asked for; where indices were, with 1 for
-        each that is named; else None.
+        each that is named; in a trial the loss of each mask, ``(number of masks,)``; else None.
     proposal
         Boolean vector ``(num_parameters,)``, the mask that is proposed where one was asked for, or that the
         device now has of its own; else None.

@@ -73,7 +73,7 @@ def score(question: Question, bench: Bench) -> Vector:
     TaskError
         The user's code fails, or the model or the data are none for this kind.
     """
-    with _untouched(bench.module):
+    with untouched(bench.module):
         scores = _KINDS[question.kind](bench)
     if not np.isfinite(scores).all():
         raise TaskError(
@@ -183,7 +183,7 @@ _KINDS: Mapping[str, Callable[[Bench], Vector]] = {
 
 
 @contextlib.contextmanager
-def _untouched(module: nn.Module) -> Iterator[None]:
+def untouched(module: nn.Module) -> Iterator[None]:
     """Give tensors, mode and random state back as they were: norms count what they see."""
     state = {name: value.clone() for name, value in module.state_dict().items()}
     training, random_state = module.training, torch.get_rng_state()

@@ -15,6 +15,7 @@ from torch import nn
 
 from hedgerow_codecs import Frozen, Layout
 from hedgerow_edge_client.activations import thinned_activations
+from hedgerow_edge_client.candidates import candidate_losses
 from hedgerow_edge_client.descent import Descent
 from hedgerow_edge_client.errors import TaskError, TrainingCancelled, TrainingDiverged
 from hedgerow_edge_client.forward import forward
@@ -121,6 +122,8 @@ def _train(
     asked = _Asked(request, module=module, samples=samples, task=task, layout=layout)
     write_parameters(module, layout, np.where(request.live, request.weights, np.float32(0.0)))
     module.train()
+    if request.question is not None and request.question.form == "trial":
+        return asked.trial(start=start)
     asked.before_training()
     batches = _Batches(len(samples), request)
     num_steps = request.epochs * len(batches)
@@ -224,16 +227,26 @@ class _Asked:
         elif question is not None and question.kind == "latent":
             self.scores = descent.hidden()
         elif question is not None and question.form == "indices":
-            named = wished(
-                self._growth(question),
-                live=self._request.live,
-                layout=self._bench.layout,
-                share=question.swap,
-                protect=(*question.protect, *self._request.frozen),
-            )
-            self.scores = named.astype(np.float32)
+            self.scores = self._named(question, self._growth(question)).astype(np.float32)
         elif question is not None and question.form == "values" and question.at == 1:
             self.scores = score(question, self._bench)
+            if question.top:
+                self.scores[~self._named(question, self.scores)] = 0
+
+    def trial(self, *, start: float) -> TrainResult:
+        """Return the losses of some masks, and the weights as they came."""
+        question, bench, request = self._question, self._bench, self._request
+        assert question is not None
+        losses = candidate_losses(request.weights, live=request.live, counts=question.counts, bench=bench)
+        return TrainResult(
+            weights=request.weights,
+            num_samples=len(bench.samples),
+            loss=float(losses.min()),
+            accuracy=None,
+            steps=len(bench.batches),
+            seconds=time.monotonic() - start,
+            scores=losses,
+        )
 
     def propose(self) -> NDArray[np.bool_]:
         """Swap weights; what is dropped becomes zero, and what grows is zero."""
@@ -256,6 +269,19 @@ class _Asked:
             )
         write_parameters(bench.module, bench.layout, np.where(self.proposal, weights, np.float32(0)))
         return self.proposal
+
+    def _named(self, question: Question, growth: NDArray[np.float32]) -> NDArray[np.bool_]:
+        layout = self._bench.layout
+        others = [
+            spec.name for spec in layout.tensors if question.tensors and spec.name not in question.tensors
+        ]
+        return wished(
+            growth,
+            live=self._request.live,
+            layout=layout,
+            share=question.swap,
+            protect=(*question.protect, *self._request.frozen, *others),
+        )
 
     def _growth(self, question: Question) -> NDArray[np.float32]:
         if question.kind == "random":

@@ -137,8 +137,7 @@ class Commit(NoIntake):
         federation, scores = self._federation, self._intake.scores
         said = None
         if scores is not None and scores.num_updates:
-            everything = Mask.dense(federation.layout)
-            said = scores.mean(everything).astype(np.float32)
+            said = scores.mean(self._intake.scored).astype(np.float32)
         pruned = next_mask(
             Round(
                 number=federation.round,

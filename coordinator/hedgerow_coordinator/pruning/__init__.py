@@ -43,6 +43,7 @@ from hedgerow_coordinator.pruning.score import (
 )
 from hedgerow_coordinator.pruning.thompson import Outcomes, core_live, learned, open_places, sampled
 from hedgerow_coordinator.pruning.told_channels import told_channels, told_parts
+from hedgerow_coordinator.pruning.trial import chosen
 
 __all__ = [
     "BUDGETS",
@@ -63,6 +64,7 @@ __all__ = [
     "Recipe",
     "Score",
     "Watch",
+    "chosen",
     "constant",
     "core_live",
     "cosine",

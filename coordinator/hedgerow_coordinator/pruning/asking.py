@@ -6,15 +6,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hedgerow_coordinator.pruning.score import SCORES
+from hedgerow_coordinator.pruning.trial import block_of, candidate_counts
 
 if TYPE_CHECKING:
+    from hedgerow_codecs import Layout
     from hedgerow_coordinator.pruning.policy import PruningPolicy
 
 # What pruned weights have become on the devices: a score, and the value with which they come back.
 LATENT = "latent"
 
 
-def question_of(policy: PruningPolicy, round_number: int, *, is_behind: bool = False) -> dict[str, object]:
+def question_of(
+    policy: PruningPolicy,
+    round_number: int,
+    *,
+    is_behind: bool = False,
+    layout: Layout | None = None,
+    seed: int = 0,
+) -> dict[str, object]:
     """Return what the devices are asked for in a round, beside their update; empty for nothing.
 
     Where the mask `is_behind` the schedule, because an earlier answer has not come, it is asked again.
@@ -22,12 +31,17 @@ def question_of(policy: PruningPolicy, round_number: int, *, is_behind: bool = F
     ``kind``: a kind of `hedgerow_edge_client.scores`; ``form``: ``values``, ``mask`` or ``indices``;
     ``batches``; ``at``: after which share of the steps; ``pruned``: whether pruned weights are scored;
     ``region``: ``pruned`` where they alone are; ``codec``. For masks and indices, besides: ``swap`` or
-    ``density``, and ``protect``.
+    ``density``, and ``protect``. For the strongest scores alone, besides: ``top``, ``swap``, ``protect``, and
+    ``tensors`` where they are of some. Of a trial, ``counts``. `layout` and `seed` are the run's; without a
+    layout what depends on it is left out.
     ``transport/README.md`` has the table.
     """
     if not policy.changes_at(round_number + 1) and not is_behind:
         return {}
     question: dict[str, object] = {"batches": policy.score_batches}
+    if policy.candidates and is_behind:
+        counts = () if layout is None else candidate_counts(layout, policy=policy, seed=seed)
+        return question | {"kind": "loss", "form": "trial", "counts": [list(count) for count in counts]}
     if policy.policy in ("vote", "thompson"):
         swap = policy.regrow_at(round_number + 1)
         if swap == 0:
@@ -54,15 +68,32 @@ def question_of(policy: PruningPolicy, round_number: int, *, is_behind: bool = F
     question |= {"kind": min(policy.wires()), "form": "values", "codec": dict(policy.score_codec)}
     if policy.latent:
         return question | {"at": 1.0, "region": "pruned"}
+    if policy.top_scores:
+        swap = policy.regrow_at(round_number + 1)
+        question |= {
+            "at": 1.0,
+            "region": "pruned",
+            "top": True,
+            "swap": swap,
+            "protect": list(policy.protect),
+        }
+        if policy.blocks and layout is not None:
+            question["tensors"] = list(block_of(layout, policy=policy, round_number=round_number + 1))
+        return question if swap > 0 else {}
     return question | {"at": 0.0, "pruned": any(score.scores_pruned for score in policy.asked())}
 
 
 def told_by(
-    policy: PruningPolicy, question: Mapping[str, object], *, round_number: int = 1
+    policy: PruningPolicy,
+    question: Mapping[str, object],
+    *,
+    round_number: int = 1,
+    first_rate: float = 0.0,
 ) -> dict[str, object]:
     """Return what a round's plan tells the devices: the question, the power and the tiers, where set.
 
-    ``shaping`` is how training is bent towards a sparse model, see `hedgerow_edge_client.shaping`.
+    ``shaping`` is how training is bent towards a sparse model, see `hedgerow_edge_client.shaping`; an
+    extrusion needs the run's first learning rate.
     """
     told: dict[str, object] = {"question": dict(question)} if question else {}
     if policy.policy == "none":
@@ -79,6 +110,9 @@ def told_by(
         shaping |= {"regularizer": policy.regularizer, "strength": strength}
     if policy.activations < 1:
         shaping["activations"] = policy.activations
+    if policy.extrusion > 0 and "swap" in question:
+        shaping |= {"extrusion": policy.extrusion, "marked": question["swap"], "first_rate": first_rate}
+        shaping["marked_tensors"] = question.get("tensors", [])
     return told | ({"shaping": shaping} if shaping else {})
 
 

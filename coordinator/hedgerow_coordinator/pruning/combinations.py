@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Every round's plan carries them.
 MAX_TIERS = 64
+# So does the round that tries them, with a number for each tensor.
+MAX_CANDIDATES = 64
 
 
 def growers() -> tuple[str, ...]:
@@ -225,6 +227,67 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             "schedule" if policy.schedule != "constant" else "budget",
             'must be "constant" (schedule) and "erk", "er" or "uniform" (budget) with policy "thompson": '
             "each tensor keeps its number of weights",
+        ),
+        (
+            policy.top_scores and (policy.policy != "server" or policy.regrow == 0),
+            "top_scores",
+            'must be false unless policy is "server" and regrow is above 0: '
+            "as many scores come as weights change",
+        ),
+        (
+            policy.top_scores and policy.grow != "gradient",
+            "grow",
+            f'must be "gradient" with top_scores, not "{policy.grow}": devices send the strongest of theirs',
+        ),
+        (
+            policy.blocks > 0 and (policy.policy != "server" or policy.regrow == 0),
+            "blocks",
+            'must be 0 unless policy is "server" and regrow is above 0: blocks take turns to swap weights',
+        ),
+        (
+            policy.blocks > 0 and (policy.schedule != "constant" or policy.budget in ("global", "lamp")),
+            "schedule" if policy.schedule != "constant" else "budget",
+            'must be "constant" (schedule) and "erk", "er" or "uniform" (budget) with blocks: '
+            "each tensor keeps its number of weights",
+        ),
+        (
+            policy.candidates > 0 and (policy.policy != "server" or policy.schedule != "constant"),
+            "policy" if policy.policy != "server" else "schedule",
+            'must be "server" (policy) and "constant" (schedule) with candidates: '
+            "they have the final density",
+        ),
+        (
+            policy.candidates > 0
+            and (policy.latent or policy.rewind or policy.channels < 1 or policy.power > 1),
+            "candidates",
+            "must be 0 when latent or rewind is true, channels is below 1 or power is above 1",
+        ),
+        (
+            policy.candidates > 0 and (policy.score != "magnitude" or policy.initial_budget != ""),
+            "candidates",
+            'must be 0 unless score is "magnitude" and initial_budget is empty: they are made of the largest '
+            "first weights",
+        ),
+        (
+            policy.candidates > 0 and policy.budget in ("global", "lamp", *OUTCOME_BUDGETS),
+            "budget",
+            'must be "erk", "er" or "uniform" with candidates: each tensor keeps what its candidate gave it',
+        ),
+        (
+            policy.candidates > 0 and policy.solo_rounds > 0,
+            "solo_rounds",
+            "must be 0 with candidates: all devices try them",
+        ),
+        (
+            policy.candidates > 0 and policy.regrow > 0 and policy.start_round < 3,
+            "start_round",
+            f"must be at least 3 with candidates, not {policy.start_round}: "
+            "round 1 tries them, and round 2 trains",
+        ),
+        (
+            policy.extrusion > 0 and not policy.top_scores,
+            "extrusion",
+            "must be 0 unless top_scores is true: it prepares the weights that a swap will drop",
         ),
         (
             policy.latent and policy.policy != "server",

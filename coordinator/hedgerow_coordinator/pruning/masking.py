@@ -17,6 +17,7 @@ from hedgerow_coordinator.pruning.score import SCORES, Scores, lamp_scores, magn
 from hedgerow_coordinator.pruning.selection import largest, select
 from hedgerow_coordinator.pruning.synflow import FLOW_STEPS, flow_scored
 from hedgerow_coordinator.pruning.thompson import sampled
+from hedgerow_coordinator.pruning.trial import block_of
 
 # Scores that say something about weights alone, without anything that came in.
 _OF_WEIGHTS = ("magnitude", "lamp", "row-norm", "synflow", "random")
@@ -235,6 +236,7 @@ def _swapped(known: Evidence, *, policy: PruningPolicy, round_number: int, share
     pruned than may grow.
     """
     mask, layout = known.mask, known.mask.layout
+    block = block_of(layout, policy=policy, round_number=round_number)
     scores, growth = SCORES[policy.score].compute(known), SCORES[policy.grow].compute(known)
     by_rank = policy.budget in ("global", "lamp")
     counts = _counts(
@@ -244,9 +246,11 @@ def _swapped(known: Evidence, *, policy: PruningPolicy, round_number: int, share
         density=policy.density_at(round_number),
         live=mask.live if by_rank else None,
     )
+    if policy.blocks or policy.candidates:
+        counts = mask.lengths
     keep = []
     for tensor, count, there in zip(layout.tensors, counts, mask.lengths, strict=True):
-        fixed = not tensor.prunable or tensor.name in policy.protect
+        fixed = tensor.name not in block
         dropped = 0 if fixed else int(share * min(count, there))
         keep.append(min(count - dropped, there))
     kept = select(scores, layout=layout, live=mask.live, counts=keep)

@@ -12,7 +12,7 @@ from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.pruning.asking import LATENT, question_of, told_by
 from hedgerow_coordinator.pruning.budget import BUDGETS, OUTCOME_BUDGETS, Candidates
 from hedgerow_coordinator.pruning.channels import CHANNEL_SCORES
-from hedgerow_coordinator.pruning.combinations import MAX_TIERS, combination_rules
+from hedgerow_coordinator.pruning.combinations import MAX_CANDIDATES, MAX_TIERS, combination_rules
 from hedgerow_coordinator.pruning.schedule import OUTCOME_SCHEDULES, SCHEDULES
 from hedgerow_coordinator.pruning.score import SCORES, Score
 from hedgerow_coordinator.pruning.target import Target, target_rules
@@ -91,6 +91,16 @@ class PruningPolicy:
     activations : float
         Share of a layer's input that the devices keep for the gradient of its weights, 0 to 1; 0 is the
         density of the layer.
+    top_scores : bool
+        Whether the devices send only their strongest scores of pruned weights, as many as may change.
+    blocks : int
+        In so many blocks of tensors a swap takes turns, from the last to the first; 0: all tensors at once.
+    candidates : int
+        Number of masks that the devices try in round 1, without training; 0: none. The one with the smallest
+        loss is the mask of round 2.
+    extrusion : float
+        In a round before a swap, what the sum of the squares of those weights that will go is multiplied by
+        in the loss.
     rewind : bool
         Whether all weights go back to their first values when the mask changes.
     score_batches : int
@@ -158,6 +168,10 @@ class PruningPolicy:
     activations: float = 1.0
     fusion: float = 0.5
     influence: float = 10.0
+    top_scores: bool = False
+    blocks: int = 0
+    candidates: int = 0
+    extrusion: float = 0.0
     rewind: bool = False
     score_batches: int = 1
     score_codec: Mapping[str, object] = field(default_factory=_deadzone)
@@ -188,6 +202,9 @@ class PruningPolicy:
         check_range("activations", self.activations, least=0, most=1)
         check_range("fusion", self.fusion, least=0, most=1)
         check_range("influence", self.influence, above=0, most=1e6)
+        check_range("blocks", self.blocks, least=0, most=1000)
+        check_range("candidates", self.candidates, least=0, most=MAX_CANDIDATES)
+        check_range("extrusion", self.extrusion, least=0, most=1e6)
         check_range("strength_steps", self.strength_steps, least=1, most=100_000)
         check_range("density", self.density, above=0, most=1)
         check_range("initial_density", self.initial_density, least=self.density, most=1)
@@ -290,7 +307,7 @@ class PruningPolicy:
 
     def density_at(self, round_number: int) -> float:
         """Return the density of the mask under which a round (from 1) trains, in (0, 1]."""
-        if not self.prunes or self.density_is_outcome:
+        if not self.prunes or self.density_is_outcome or (self.candidates and round_number == 1):
             return 1.0
         return SCHEDULES[self.schedule](self, round_number)
 
@@ -344,13 +361,17 @@ class PruningPolicy:
         """Return whether a mask is denser than a round should train under, as when scores have not come."""
         return mask.num_live > math.floor(self.density_at(round) * mask.layout.num_parameters + 1e-6)
 
-    def question_at(self, round_number: int, *, is_behind: bool = False) -> dict[str, object]:
+    def question_at(
+        self, round_number: int, *, is_behind: bool = False, layout: Layout | None = None, seed: int = 0
+    ) -> dict[str, object]:
         """Return what the devices are asked for in a round, beside their update; see `asking.question_of`."""
-        return question_of(self, round_number, is_behind=is_behind)
+        return question_of(self, round_number, is_behind=is_behind, layout=layout, seed=seed)
 
-    def told(self, question: Mapping[str, object], *, round_number: int = 1) -> dict[str, object]:
+    def told(
+        self, question: Mapping[str, object], *, round_number: int = 1, first_rate: float = 0.0
+    ) -> dict[str, object]:
         """Return what a round's plan tells the devices; see `asking.told_by`."""
-        return told_by(self, question, round_number=round_number)
+        return told_by(self, question, round_number=round_number, first_rate=first_rate)
 
     def check(self, layout: Layout) -> None:
         """Check before the first round that this policy can be carried out on a model.

@@ -98,6 +98,22 @@ def _feddip(rounds: int) -> Settings:
     )
 
 
+def _progressive(rounds: int, *, share: float) -> dict[str, object]:
+    """Let the coordinator swap weak weights for strong gradients, up to a third of the rounds."""
+    start, end = 3, max(3, rounds // 3)
+    return {
+        "schedule": "constant",
+        "regrow": share,
+        "grow": "gradient",
+        "top_scores": True,
+        "start_round": start,
+        "end_round": end,
+        # The papers': a change every 10 of 300 rounds, until round 100.
+        "every": min(10, max(1, (end - start) // 6)),
+        "score_codec": {"codec_id": "topk", "fraction": 1.0, "bits": 16},
+    }
+
+
 def _prunefl(rounds: int) -> Settings:
     every = min(50, max(1, rounds // 8))
     return _pruned(
@@ -181,6 +197,22 @@ RECIPES: Mapping[str, Recipe] = {
                 # The paper's: 10 of 500, until round 300.
                 "every": min(10, max(1, rounds // 8)),
             }
+        ),
+    ),
+    "fedtiny": Recipe(
+        meaning="devices try masks of the first weights; then block after block swaps for strong gradients",
+        source="Huang 2023",
+        traffic="up: a loss for each mask, once; the strongest gradients of pruned weights before a change",
+        settings=lambda rounds: _pruned(
+            {**_progressive(rounds, share=0.3), "budget": "uniform", "candidates": 10, "blocks": 5}
+        ),
+    ),
+    "fedmef": Recipe(
+        meaning="as fedtiny from a random mask; what will go is pressed out before; half of the activations",
+        source="Huang 2024, without its normalised convolution",
+        traffic="up: the strongest gradients of pruned weights in rounds before a change",
+        settings=lambda rounds: _pruned(
+            {**_progressive(rounds, share=0.2), "extrusion": 0.01, "activations": 0.5}
         ),
     ),
     "sparsyfed": Recipe(
