@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from hedgerow_coordinator.broadcast import Broadcast
 from hedgerow_transport import (
+    NAME_PATTERN,
     BlobStore,
     Delivery,
     DeliveryReport,
@@ -188,10 +190,12 @@ class Deliverer:
 
     def refuse(self, refusal: MessageRefused) -> None:
         """Note that what is said in a device's name is not believed."""
-        if refusal.sender in self._rows or len(self._rows) < MAX_DEVICES:
-            row = self._rows.get(refusal.sender)
-            if row is None or (row.report is None and not row.online):
-                self._rows[refusal.sender] = DeliveryRow(name=refusal.sender, problem=str(refusal))
+        sender = refusal.sender
+        if re.fullmatch(NAME_PATTERN, sender) is None or not self.delivery.is_for(sender):
+            return  # an offer that is not signed, say
+        row = self._row(sender)
+        if row is not None and row.report is None and not row.online:
+            self._rows[sender] = DeliveryRow(name=sender, problem=str(refusal))
 
     def tick(self, now: float) -> None:
         """Let time pass: send chunks that are due, repeat the offer where somebody is silent."""

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hedgerow_export.calibration import fused_form, tensor_ranges
 from hedgerow_export.errors import ModelError, QuantizationError
-from hedgerow_export.fusing import fuse_constants
-from hedgerow_export.model_proto import parse_model, serialize_model
+from hedgerow_export.model_proto import serialize_model
 from hedgerow_export.optional import require
+from hedgerow_export.ranges import ActivationRanges
 from hedgerow_export.runner import Runner
 from hedgerow_export.tidying import IR_VERSION
 
@@ -65,6 +66,8 @@ def quantize_int8(
     *,
     accept: Callable[[bytes], bool] | None = None,
     error: Callable[[bytes], float] | None = None,
+    ranges: ActivationRanges | None = None,
+    clipping: str = "error",
 ) -> Int8Model:
     """Quantise a float model.
 
@@ -80,27 +83,33 @@ def quantize_int8(
     error : callable, optional
         How far a quantised model is off, for that order; by default the root mean square of the outputs'
         difference on the calibration inputs.
+    ranges : ActivationRanges, optional
+        Histograms that devices have counted; they take the place of the calibration inputs' ranges.
+    clipping : str
+        One of `CLIPPINGS`, for `ranges`.
 
     Raises
     ------
     QuantizationError
         There is no layer to quantise, or no choice of layers is accepted.
     ModelError
-        The bytes are no model, or the inputs do not fit it.
+        The bytes are no model, the inputs do not fit it, or the ranges are of another one.
     """
     require("onnx", "onnxruntime")
     rows = np.asarray(calibration)[:CALIBRATION_ROWS]
-    fused = fuse_constants(parse_model(model))
-    fused.ir_version = IR_VERSION
-    names = _name_nodes(fused)
-    layers = _quantizable(fused)
+    fused = fused_form(model)
+    names = {node.output[0]: node.name for node in fused.graph.node}
+    layers = quantizable(fused)
     if not layers:
         raise QuantizationError("The model has no convolution or linear layer that could be quantised.")
     runner = Runner(model)
-    ranges = _calibrate(fused, [runner.input.name], runner, rows)
+    if ranges is None:
+        found = _calibrate(fused, [runner.input.name], runner, rows)
+    else:
+        found = _told(tensor_ranges(fused, ranges, clipping=clipping))
 
     def build(excluded: Sequence[str]) -> bytes:
-        return _quantize(fused, ranges, [names[name] for name in excluded])
+        return _quantize(fused, found, [names[name] for name in excluded])
 
     whole = build(())
     if accept is None or accept(whole):
@@ -138,15 +147,8 @@ def _distance(runner: Runner, rows: NDArray[Any]) -> Callable[[bytes], float]:
     return measure
 
 
-def _name_nodes(model: onnx.ModelProto) -> dict[str, str]:
-    """Give every node a name of its own, which the quantiser needs; return them by first output."""
-    for number, node in enumerate(model.graph.node):
-        node.name = f"{number}_{node.op_type}"
-    return {node.output[0]: node.name for node in model.graph.node}
-
-
-def _quantizable(model: onnx.ModelProto) -> list[str]:
-    """Return the layers with constant weights, by output."""
+def quantizable(model: onnx.ModelProto) -> list[str]:
+    """Return the layers with constant weights, by their outputs."""
     held = {tensor.name for tensor in model.graph.initializer}
     return [
         node.output[0]
@@ -155,7 +157,8 @@ def _quantizable(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def _operators(model: onnx.ModelProto) -> list[str]:
+def layers_and_between(model: onnx.ModelProto) -> list[str]:
+    """Return the operators whose inputs and outputs are quantised."""
     present = {node.op_type for node in model.graph.node}
     return [*_LAYERS, *(() if present & _FLOAT else _BETWEEN.split())]
 
@@ -172,13 +175,30 @@ def _calibrate(model: onnx.ModelProto, inputs: list[str], runner: Runner, rows: 
         path.write_bytes(model.SerializeToString())
         calibrator = create_calibrator(
             path,
-            _operators(model),
+            layers_and_between(model),
             augmented_model_path=str(Path(folder, "augmented.onnx")),
             calibrate_method=CalibrationMethod.MinMax,
         )
         reader: Any = _Reader(inputs[0], np.ascontiguousarray(rows, runner.input.dtype))
         calibrator.collect_data(reader)
         return calibrator.compute_data()
+
+
+def with_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the element types of a graph's values by name, as onnx infers them."""
+    from onnx import shape_inference
+
+    graph = shape_inference.infer_shapes(model).graph
+    values = (*graph.value_info, *graph.input, *graph.output)
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def _told(ranges: dict[str, tuple[float, float]]) -> Any:
+    """Return ranges in the form that onnxruntime's quantiser takes."""
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+
+    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    return TensorsData(CalibrationMethod.MinMax, data)
 
 
 def _quantize(model: onnx.ModelProto, ranges: Any, excluded: Sequence[str]) -> bytes:
@@ -197,7 +217,7 @@ def _quantize(model: onnx.ModelProto, ranges: Any, excluded: Sequence[str]) -> b
             ranges,
             [],
             list(excluded),
-            _operators(model),
+            layers_and_between(model),
             {"MatMulConstBOnly": True},
         )
         quantizer.quantize_model()
