@@ -36,6 +36,8 @@ TORCH_FILES = {
     "hedgerow/demo/digits_task.py",
     "hedgerow/pretrained.py",
     "hedgerow_devices/matrix_trial.py",
+    "hedgerow_edge_client/activations.py",
+    "hedgerow_edge_client/candidates.py",
     "hedgerow_edge_client/descent.py",
     "hedgerow_edge_client/forward.py",
     "hedgerow_edge_client/freezing.py",
