@@ -171,7 +171,7 @@ class _Job:
             answer = self._rows.get_nowait()
         except queue.Empty:
             return None
-        rows = _rows(answer)
+        rows = rows_of(answer)
         if isinstance(rows, TrialResult):
             return rows
         self._thread = threading.Thread(target=self._run, args=(rows,), name="trial", daemon=True)
@@ -188,8 +188,8 @@ class _Job:
             self._results.put(TrialResult(refusal=str(error), passing=True))
 
 
-def _rows(answer: Any) -> LocalRows | TrialResult:
-    """Return samples out of the trainer's answer, or why there are none."""
+def rows_of(answer: Any) -> LocalRows | TrialResult:
+    """Return samples out of the answer to `TrainerProcess.start_rows`, or why there are none."""
     if isinstance(answer, Exception):
         return TrialResult(refusal=str(answer), passing=True)
     if "failed" in answer:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hedgerow_edge_client.delivery import Trial, TrialResult
 from hedgerow_export import ExportError, MissingPackageError, Sandbox, SandboxError
+from hedgerow_transport import MAX_RANGES_BYTES
 
 TRIAL_SECONDS = 300.0
 # Of the local samples so many are tried, evenly spread, and so many bytes of them at most.
@@ -56,8 +57,15 @@ def try_model(trial: Trial, rows: LocalRows, *, sandbox: Sandbox) -> TrialResult
         Also for a model that crashes, hangs or does not fit the data: then with a refusal.
     """
     arrays = {"inputs": rows.inputs, "targets": rows.targets}
+    models = {"model": trial.model}
     try:
-        found = sandbox.run("judge", {"model": trial.model}, arrays=arrays, metric=rows.metric, timed=True)
+        if trial.delivery.purpose == "calibrate":
+            # What leaves the device: how many activations lie in which bin.
+            inputs = {"inputs": rows.inputs}
+            counted = sandbox.run("count", models, arrays=inputs, most_bytes=MAX_RANGES_BYTES)
+            coded = counted.arrays["ranges"].tobytes()
+            return TrialResult(samples=int(counted.words["rows"]), ranges=coded)
+        found = sandbox.run("judge", models, arrays=arrays, metric=rows.metric, timed=True)
     except MissingPackageError as error:
         return TrialResult(refusal=str(error), passing=True)
     except ExportError as error:

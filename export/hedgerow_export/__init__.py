@@ -2,6 +2,7 @@
 
 from hedgerow_export.agreement import Agreement, Limits, compare_outputs, is_as_good
 from hedgerow_export.artifact import export_model, fill_checked, write_atomically
+from hedgerow_export.calibration import calibration_form, count_activations, is_of_form
 from hedgerow_export.costs import Costs, count_costs
 from hedgerow_export.description import describe_model
 from hedgerow_export.errors import (
@@ -23,6 +24,7 @@ from hedgerow_export.metrics import METRICS, Metric, accuracy, find_metric
 from hedgerow_export.model_proto import read_model
 from hedgerow_export.product import QUANTIZE, Measures, Product, Recipe, Sample, make_product, zip_bytes
 from hedgerow_export.quantizing import Int8Model, quantize_int8
+from hedgerow_export.ranges import ActivationRanges, merge_ranges
 from hedgerow_export.runner import InputSpec, Runner
 from hedgerow_export.sandbox import Sandbox, SandboxError, check_foreign
 from hedgerow_export.shrink import compact_model, empty_channels, shrink_model
@@ -36,6 +38,7 @@ __all__ = [
     "METRICS",
     "QUANTIZE",
     "TARGETS",
+    "ActivationRanges",
     "Agreement",
     "Answer",
     "ChannelError",
@@ -69,10 +72,12 @@ __all__ = [
     "Verification",
     "VerificationError",
     "accuracy",
+    "calibration_form",
     "channel_groups",
     "check_foreign",
     "compact_model",
     "compare_outputs",
+    "count_activations",
     "count_costs",
     "describe_model",
     "empty_channels",
@@ -83,10 +88,12 @@ __all__ = [
     "find_metric",
     "find_target",
     "is_as_good",
+    "is_of_form",
     "make_product",
     "make_sparse",
     "make_template",
     "measure_latency",
+    "merge_ranges",
     "quantize_int8",
     "read_model",
     "sample_inputs",

@@ -117,6 +117,14 @@ def form_digest(fused: onnx.ModelProto) -> bytes:
     return blake2b(bare.SerializeToString(deterministic=True), digest_size=DIGEST_BYTES).digest()
 
 
+def is_of_form(found: ActivationRanges, form: bytes) -> bool:
+    """Say whether histograms are of the model that a form for calibration is of."""
+    model = parse_model(form)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    same = found.model.hex() == told.get(PREFIX + MARK)
+    return same and len(found.histograms) == len(model.graph.output)
+
+
 def count_activations(form: bytes, rows: NDArray[Any]) -> ActivationRanges:
     """Run a model in its form for calibration, and count.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from hedgerow_export.metadata import read_metadata, write_metadata
 from hedgerow_export.metrics import Metric
 from hedgerow_export.model_proto import parse_model, serialize_model
 from hedgerow_export.quantizing import quantize_int8
+from hedgerow_export.ranges import ActivationRanges
 from hedgerow_export.runner import Runner
 from hedgerow_export.shrink import compact_model
 from hedgerow_export.sparse_form import make_sparse
@@ -71,14 +73,18 @@ class Sample:
     metric : Metric or None
     calibration : ndarray or None
         Inputs that ranges are taken from; None takes `inputs`.
+    ranges : ActivationRanges or None
+        What devices have counted; takes the place of `calibration`.
     real : bool
-        Whether the inputs are real ones; made-up ones do not do for calibration.
+        Whether the inputs are real ones; made-up ones do not do for calibration, and say nothing about an
+        int8 model.
     """
 
     inputs: NDArray[Any] = field(repr=False)
     targets: NDArray[Any] | None = field(default=None, repr=False)
     metric: Metric | None = None
     calibration: NDArray[Any] | None = field(default=None, repr=False)
+    ranges: ActivationRanges | None = field(default=None, repr=False)
     real: bool = True
 
 
@@ -158,7 +164,7 @@ def make_product(
     )
     if recipe.quantize == "none":
         _refuse_unless_equal(model, wanted, sample, "stored sparsely")
-    elif not agreement.ok:
+    elif not agreement.ok and not (_is_blind(sample, recipe) and math.isfinite(agreement.max_abs_error)):
         raise VerificationError(
             f"With --quantize {recipe.quantize} the model does not agree with its float version: "
             f"{agreement.said}. Nothing was written."
@@ -171,6 +177,7 @@ def make_product(
         **(metadata or {}),
         **{f"exported_{name}": f"{value:.6g}" for name, value in measured.items()},
         "quantize": recipe.quantize,
+        **({} if sample.ranges is None else {"ranges": f"of {sample.ranges.rows} inputs on devices"}),
         **({"target": recipe.target.name, "threads": str(recipe.target.threads)} if recipe.target else {}),
     }
     model = _with_metadata(model, facts)
@@ -205,8 +212,10 @@ def _quantized(
         return small, 0, ()
     if recipe.quantize == "int4-weights":
         return (*quantize_int4_weights(small), ())
-    if not sample.real and sample.calibration is None:
-        raise ExportError("--quantize int8 needs real inputs: give some with --calibration FILE.")
+    if not sample.real and sample.calibration is None and sample.ranges is None:
+        raise ExportError(
+            "--quantize int8 needs real inputs: give some with --calibration FILE, or --ranges FILE."
+        )
     rows = sample.inputs[:_SEARCH_ROWS]
     targets = None if sample.targets is None else sample.targets[:_SEARCH_ROWS]
 
@@ -226,8 +235,14 @@ def _quantized(
         ).ok
 
     calibration = sample.inputs if sample.calibration is None else sample.calibration
-    made = quantize_int8(small, calibration, accept=accept)
+    blind = _is_blind(sample, recipe)
+    made = quantize_int8(small, calibration, accept=None if blind else accept, ranges=sample.ranges)
     return made.model, made.layers, made.spared
+
+
+def _is_blind(sample: Sample, recipe: Recipe) -> bool:
+    """Say whether nothing here can tell how good an int8 model is: then the devices that try it will."""
+    return recipe.quantize == "int8" and not sample.real and sample.ranges is not None
 
 
 def _refuse_unless_equal(model: bytes, wanted: NDArray[Any], sample: Sample, how: str) -> None:

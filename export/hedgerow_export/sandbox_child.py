@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from hedgerow_export.errors import ExportError, MissingPackageError
@@ -92,7 +93,16 @@ def _judge(arrays: dict[str, NDArray[Any]], *, metric: str, timed: bool) -> Foun
     return told, {}
 
 
-JOBS: dict[str, Callable[..., Found]] = {"check": _check, "judge": _judge}
+def _count(arrays: dict[str, NDArray[Any]], *, most_bytes: int) -> Found:
+    """Count the activations of a model in its form for calibration."""
+    from hedgerow_export.calibration import count_activations
+
+    found = count_activations(arrays["model"].tobytes(), arrays["inputs"])
+    coded = found.encode(most_bytes=most_bytes)
+    return {"rows": found.rows}, {"ranges": np.frombuffer(coded, np.uint8)}
+
+
+JOBS: dict[str, Callable[..., Found]] = {"check": _check, "judge": _judge, "count": _count}
 
 
 if __name__ == "__main__":

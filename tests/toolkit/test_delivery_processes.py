@@ -24,6 +24,7 @@ from hedgerow.exit_codes import ExitCode
 from hedgerow.main import main
 from hedgerow_coordinator import DeliveryOutcome, DeliverySettings, RunStore, deliver
 from hedgerow_edge_client import ModelShelf
+from hedgerow_export import ActivationRanges, Runner
 from hedgerow_transport import Broker, Credentials, blob_digest
 
 # Torch is started several times, which takes long on a busy machine.
@@ -342,6 +343,40 @@ def test_a_delivery_goes_on_beside_a_run_and_harms_no_round(place: Place, initia
     said = (place.folder / "coordinator.log").read_text()
     assert "ignored" not in said
     assert "ignored" not in client.said
+    run_dir, folder = str(place.folder / "run"), place.folder
+
+    # Ranges come from the device, where the gateway has no data but to check with; then int8 goes there.
+    model, small, ranges = (str(folder / name) for name in ("model.onnx", "small.onnx", "ranges.bin"))
+    assert main(["export", run_dir, "-o", model]) == 0
+    at = ["--broker", place.broker.url, "--namespace", place.namespace, "--wait", "120"]
+    assert main(["deliver", model, *at, "--calibrate", "-o", ranges]) == 0
+    assert client.in_use == GOOD
+    assert not list((client.state / "delivery" / "models").glob("*.blob"))[1:]
+    told = ActivationRanges.decode(Path(ranges).read_bytes())
+    assert told.rows == 64
+    # One machine by itself counts the same.
+    own = str(folder / "own.bin")
+    call = [
+        "calibrate",
+        model,
+        "--task",
+        str(place.task),
+        "--data",
+        str(client.data),
+        "--name",
+        "pi",
+        "-o",
+        own,
+    ]
+    assert main(call) == 0
+    assert Path(own).read_bytes() == Path(ranges).read_bytes()
+    int8 = ["--quantize", "int8", "--max-drop", "10"]
+    assert main(["export", run_dir, "-o", small, *int8, "--ranges", ranges, own]) == 0
+    assert Runner(Path(small).read_bytes()).metadata["ranges"] == "of 128 inputs on devices"
+    assert main(["export", run_dir, "-o", small, *int8, "--ranges", small]) == ExitCode.USAGE
+    assert main(["export", run_dir, "-o", small, *int8, "--round", "5", "--ranges", ranges]) == ExitCode.USAGE
+    assert main(["deliver", small, *at, "--max-drop", "100"]) == 0
+    assert client.in_use == Path(small).read_bytes()
 
 
 def test_a_signed_federation_takes_signed_deliveries_only(place: Place) -> None:
@@ -354,7 +389,9 @@ def test_a_signed_federation_takes_signed_deliveries_only(place: Place) -> None:
     # Somebody without the coordinator's key offers a model, and gets no answer from the device.
     rows = {row.name: row for row in Delivering(POOR, replace(place.settings, wait_s=6.0)).result().rows}
     assert rows.get("pi") is None or rows["pi"].report is None
-    wait_until(lambda: "a message of the coordinator is not signed" in client.said, "refusal", lambda: client.said)
+    wait_until(
+        lambda: "a message of the coordinator is not signed" in client.said, "refusal", lambda: client.said
+    )
     assert client.in_use is None
 
     credentials = Credentials.load(keys / "coordinator", role="coordinator")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from hedgerow.runs import open_finished_rounds
 from hedgerow_coordinator import CHECK_DATA, RunStore, ServerState, network_of, read_arrays, read_test_data
 
 if TYPE_CHECKING:
-    from hedgerow_export import Product, Recipe, Sample
+    from hedgerow_export import ActivationRanges, Product, Recipe, Sample
 
 # What the last export of a run has measured, for the run's report.
 EXPORT_FACTS = "export.json"
@@ -35,6 +35,8 @@ class ExportRequest:
         None is float, with empty channels taken out, and nothing timed.
     calibration : Path or None
         ``.npz`` with `inputs` that the ranges of int8 are taken from; None takes the checking inputs.
+    ranges : tuple of Path
+        Files of histograms that devices have counted, in place of `calibration`.
     facts : dict[str, str]
         Entries for the model: labels, input, licence.
     """
@@ -42,6 +44,7 @@ class ExportRequest:
     round: int | None = None
     recipe: Recipe | None = None
     calibration: Path | None = None
+    ranges: tuple[Path, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
 
 
@@ -111,7 +114,7 @@ def export_run(
         When the run has no committed round, or the data no inputs.
     """
     from hedgerow.export_table import export_table
-    from hedgerow_export import Recipe, fill_checked, make_product, write_atomically
+    from hedgerow_export import Recipe, fill_checked, make_product, merge_ranges, write_atomically
 
     wanted = request or ExportRequest()
     with open_finished_rounds(run) as store:
@@ -128,7 +131,10 @@ def export_run(
         inputs=None if sample is None else sample.inputs,
         reference=reference,
     )
-    product = make_product(dense, sample or _made_up(dense), wanted.recipe or Recipe())
+    sample = sample or _made_up(dense)
+    if wanted.ranges:
+        sample = replace(sample, ranges=merge_ranges([read_ranges(path) for path in wanted.ranges]))
+    product = make_product(dense, sample, wanted.recipe or Recipe())
     write_atomically(output, product.model)
     facts = ExportFacts(
         round=round_number,
@@ -186,6 +192,25 @@ def read_inputs(path: Path, option: str) -> NDArray[np.generic]:
         return read_arrays(path, "inputs")[0]
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from error
+
+
+def read_ranges(path: Path) -> ActivationRanges:
+    """Return what `hedgerow calibrate` or `hedgerow deliver --calibrate` has written.
+
+    Raises
+    ------
+    hedgerow.errors.UsageError
+        The file cannot be read, or holds something else.
+    """
+    from hedgerow_export import ActivationRanges, ModelError
+
+    try:
+        with path.open("rb") as file:
+            return ActivationRanges.decode(file.read((1 << 16) + 1))
+    except OSError as error:
+        raise UsageError(f"--ranges {path} cannot be read: {error.strerror or error}") from error
+    except ModelError as error:
+        raise UsageError(f"--ranges {path}: {error}") from error
 
 
 def _version(store: RunStore, round_number: int | None) -> tuple[int, ServerState]:

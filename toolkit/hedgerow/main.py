@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 from hedgerow.commands import (
     broker,
+    calibrate,
     client,
     coordinator,
     deliver,
@@ -39,6 +40,7 @@ COMMANDS = {
     "devices": devices,
     "simulate": simulate,
     "export": export,
+    "calibrate": calibrate,
     "deliver": deliver,
     "model": model,
     "infer": infer,

@@ -21,7 +21,7 @@ from hedgerow.errors import UsageError
 from hedgerow.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from hedgerow_coordinator import DeliveryOutcome, DeliverySettings
+    from hedgerow_coordinator import DeliveryOutcome, DeliveryRow, DeliverySettings
 
 _GOOD = {"use": "accepted", "calibrate": "measured"}
 
@@ -72,6 +72,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RATE",
         help="bound on the rate at which the file is sent; default: none",
     )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="use the model for nothing: ask the devices how large its activations are on their data, for "
+        "`hedgerow export --quantize int8 --ranges FILE`; the model is a float one",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        default=Path("ranges.bin"),
+        help="where --calibrate writes the sum of what devices have counted; default: %(default)s",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write what came of it as JSON")
     add_access_arguments(parser, maker="`hedgerow keys init` (its folder coordinator)")
 
@@ -80,12 +94,14 @@ def run(options: argparse.Namespace) -> int:
     """Deliver, and say what came of it."""
     from hedgerow.delivery_table import DeliveryTable
     from hedgerow_coordinator import deliver
-    from hedgerow_export import check_foreign, read_model
+    from hedgerow_export import calibration_form, check_foreign, read_model
     from hedgerow_transport import BrokerUrl
 
     settings, warnings = _settings(options)
     model = read_model(options.model)
     facts = check_foreign(model)["metadata"]
+    if options.calibrate:
+        model = calibration_form(model)
     for warning in warnings:
         say(warning)
     origin = (
@@ -99,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             say("stopped; what the devices have answered stays: the same command goes on from there")
             return ExitCode.INTERRUPTED
-    return _conclude(outcome, settings, options, size=len(model))
+    return _conclude(outcome, settings, options, model=model)
 
 
 def _settings(options: argparse.Namespace) -> tuple[DeliverySettings, Sequence[str]]:
@@ -110,8 +126,9 @@ def _settings(options: argparse.Namespace) -> tuple[DeliverySettings, Sequence[s
         raise UsageError(f"--max-drop {options.max_drop} is not between 0 and 100")
     if not 0 < options.wait < math.inf or not 0 <= options.max_kbit_s < math.inf:
         raise UsageError("--wait is a number above 0, and --max-kbit-s one from 0 up")
-    if options.json is not None and not options.json.parent.is_dir():
-        raise UsageError(f"--json {options.json} is not in a folder that is there")
+    for option, path in (("-o", options.output), ("--json", options.json)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise UsageError(f"{option} {path} is not a file in a folder that is there")
     patterns = ",".join(options.devices)
     try:
         Delivery(model=BlobRef(kind="export", digest=bytes(16), size=1), devices=patterns)
@@ -121,6 +138,7 @@ def _settings(options: argparse.Namespace) -> tuple[DeliverySettings, Sequence[s
     settings = DeliverySettings(
         broker=access.broker,
         namespace=options.namespace,
+        purpose="calibrate" if options.calibrate else "use",
         devices=patterns,
         max_drop=options.max_drop,
         serial=int(time.time()) if options.again else 0,
@@ -132,22 +150,51 @@ def _settings(options: argparse.Namespace) -> tuple[DeliverySettings, Sequence[s
 
 
 def _conclude(
-    outcome: DeliveryOutcome, settings: DeliverySettings, options: argparse.Namespace, *, size: int
+    outcome: DeliveryOutcome, settings: DeliverySettings, options: argparse.Namespace, *, model: bytes
 ) -> int:
     good = [row for row in outcome.rows if row.state == _GOOD[settings.purpose]]
     silent = [row.name for row in outcome.rows if row.online and not row.is_final]
     if options.json is not None:
-        options.json.write_text(json.dumps(_facts(outcome, size=size), indent=2) + "\n")
+        options.json.write_text(json.dumps(_facts(outcome, size=len(model)), indent=2) + "\n")
     if outcome.displaced:
         say("somebody else delivers another model in this namespace: this delivery has ended")
     if silent:
         say(f"without an answer within {settings.wait_s:g} s: {', '.join(silent)}")
+    if options.calibrate and not _write_ranges(good, model, options.output):
+        good = []
     devices = "device" if len(outcome.rows) == 1 else "devices"
     say(
         f"{_GOOD[settings.purpose]} by {len(good)} of {len(outcome.rows)} {devices}, "
         f"{outcome.bytes_sent:,} bytes sent, {outcome.seconds:.0f} s"
     )
     return ExitCode.DONE if good else ExitCode.RUN_FAILED
+
+
+def _write_ranges(rows: Sequence[DeliveryRow], form: bytes, path: Path) -> bool:
+    """Add up what devices have counted, and write it; return whether there was anything of use."""
+    from hedgerow_export import ActivationRanges, ModelError, is_of_form, merge_ranges, write_atomically
+
+    found = []
+    for row in rows:
+        assert row.report is not None
+        try:
+            part = ActivationRanges.decode(row.report.ranges)
+        except ModelError as error:
+            say(f"{row.name} is left out: {error}")
+            continue
+        if is_of_form(part, form):
+            found.append(part)
+        else:
+            say(f"{row.name} is left out: it has counted another model")
+    if not found:
+        return False
+    merged = merge_ranges(found)
+    write_atomically(path, merged.encode())
+    say(
+        f"wrote {path}: the activations of {merged.rows:,} inputs on {len(found)} "
+        f"device{'s' * (len(found) != 1)}; next: hedgerow export RUN --quantize int8 --ranges {path}"
+    )
+    return True
 
 
 def _facts(outcome: DeliveryOutcome, *, size: int) -> dict[str, object]:

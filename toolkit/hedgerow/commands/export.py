@@ -53,6 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=".npz with `inputs` that the ranges of int8 are taken from; default: those to check with",
     )
     parser.add_argument(
+        "--ranges",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="histograms that devices have counted (hedgerow deliver --calibrate, hedgerow calibrate), for "
+        "int8 in place of inputs",
+    )
+    parser.add_argument(
         "--max-drop",
         type=float,
         default=0.5,
@@ -106,8 +115,12 @@ def _request(options: argparse.Namespace) -> ExportRequest:
 
     if not 0 <= options.max_drop <= 100:
         raise UsageError(f"--max-drop {options.max_drop} is not between 0 and 100")
+    if options.ranges and options.calibration:
+        raise UsageError("give --ranges or --calibration, not both")
     target = find_target(options.target) if options.target else None
     kind = options.quantize or (target.quantize if target else "none")
+    if options.ranges and kind != "int8":
+        raise UsageError("--ranges are for --quantize int8")
     recipe = Recipe(
         quantize=kind,
         sparse=options.sparse,
@@ -120,7 +133,13 @@ def _request(options: argparse.Namespace) -> ExportRequest:
         **({"input": options.input_meaning} if options.input_meaning else {}),
         **({"licence": options.licence} if options.licence else {}),
     }
-    return ExportRequest(round=options.round, recipe=recipe, calibration=options.calibration, facts=facts)
+    return ExportRequest(
+        round=options.round,
+        recipe=recipe,
+        calibration=options.calibration,
+        ranges=tuple(options.ranges),
+        facts=facts,
+    )
 
 
 def _labels(path: Path) -> str:
