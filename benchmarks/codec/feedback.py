@@ -16,16 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from benchmarks.local_trainers import LocalTrainers
 
 import hedgerow.demo.digits_task
 from hedgerow.demo.digits import write_digits
 from hedgerow.simulation import Simulation
 from hedgerow_coordinator import Coordinator, RunStore, parse_plan
-from hedgerow_edge_client import TrainRequest, TrainResult
-from hedgerow_edge_client.parameters import module_layout, write_parameters
-from hedgerow_edge_client.task import load_task
-from hedgerow_edge_client.training import train
 
 TASK = Path(hedgerow.demo.digits_task.__file__)
 SEEDS = (7, 13, 21)
@@ -91,31 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _Trainers:
-    """The clients' training and the evaluation, in this process."""
-
-    def __init__(self, data: Path, folders: Sequence[Path]) -> None:
-        self._task = load_task(TASK)
-        self._module = self._task.model()
-        self.layout = module_layout(self._module)
-        self._samples = {folder.name: self._task.samples(folder, client=folder.name) for folder in folders}
-        with np.load(data / "test.npz") as pack:
-            self._inputs, self._targets = (torch.from_numpy(pack[name]) for name in ("inputs", "targets"))
-
-    def train(self, requests: Sequence[tuple[str, TrainRequest]]) -> list[TrainResult | str]:
-        """Train for each client in turn."""
-        return [
-            train(self._module, self._samples[name], request, task=self._task) for name, request in requests
-        ]
-
-    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float]:
-        """Return accuracy and loss on the test images."""
-        write_parameters(self._module, self.layout, weights)
-        self._module.eval()
-        with torch.no_grad():
-            outputs = self._module(self._inputs)
-            accuracy = float((outputs.argmax(1) == self._targets).float().mean())
-            return accuracy, float(self._task.loss(outputs, self._targets))
+def _trainers(data: Path, folders: Sequence[Path]) -> LocalTrainers:
+    with np.load(data / "test.npz") as pack:
+        test = (pack["inputs"], pack["targets"])
+    return LocalTrainers(TASK, folders={folder.name: folder for folder in folders}, test=test)
 
 
 def _run(part: str, codec: str, feedback: str, *, seed: int, rounds: int) -> tuple[float, float]:
@@ -125,7 +100,7 @@ def _run(part: str, codec: str, feedback: str, *, seed: int, rounds: int) -> tup
     with tempfile.TemporaryDirectory(prefix="hedgerow-feedback-") as scratch:
         work = Path(scratch)
         data = write_digits(work / "data", num_clients=clients, seed=seed)
-        trainers = _Trainers(work / "data", data.folders)
+        trainers = _trainers(work / "data", data.folders)
         text = PLAN.format(
             rounds=rounds, seed=seed, clients=clients, asked=asked, feedback=feedback, codec=CODECS[codec]
         )

@@ -21,6 +21,11 @@ from hedgerow_codecs import Layout, Mask, TensorSpec
 from hedgerow_coordinator import RoundRecord, RunStore, ServerState, UpdateRecord
 from hedgerow_transport import Broker, BrokerMissing, start_broker
 
+# The benchmarks, whose trainers some tests use, are not installed.
+ROOT = str(Path(__file__).parents[2])
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
 LAYOUT = Layout(
     tensors=(
         TensorSpec(name="fc.weight", shape=(50, 39), kind="linear", prunable=True),

@@ -1,20 +1,17 @@
 """Half of the channels of a residual net go while it trains, and the export is smaller and as good."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmarks.local_trainers import LocalTrainers
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from hedgerow.simulation import Simulation
 from hedgerow_coordinator import Coordinator, RunStore, ServerState, parse_plan
-from hedgerow_edge_client import TrainRequest, TrainResult
-from hedgerow_edge_client.parameters import module_layout
-from hedgerow_edge_client.task import load_task
-from hedgerow_edge_client.training import train
 from hedgerow_export import compact_model, evaluate, fill_template, make_template, template_layout
 
 pytestmark = pytest.mark.slow
@@ -76,20 +73,11 @@ end_round = 10
 """
 
 
-class Trainers:
+class Trainers(LocalTrainers):
     def __init__(self, path: Path) -> None:
         path.write_text(TASK)
-        self.task = load_task(path)
-        torch.manual_seed(0)
-        self.module = self.task.model()
-        self.layout = module_layout(self.module)
+        super().__init__(path)
         self.template = make_template(self.module, torch.randn(3, 1, 8, 8), layout=self.layout)
-
-    def train(self, requests: Sequence[tuple[str, TrainRequest]]) -> list[TrainResult | str]:
-        return [
-            train(self.module, self.task.samples(None, client=name), request, task=self.task)
-            for name, request in requests
-        ]
 
 
 @pytest.fixture(autouse=True)

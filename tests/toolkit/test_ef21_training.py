@@ -1,19 +1,15 @@
 """EF21 with a codec that keeps one entry in fifty, in the training of a real network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from benchmarks.local_trainers import LocalTrainers
 
 from hedgerow.simulation import Simulation
 from hedgerow_coordinator import Coordinator, RoundRecord, RunStore, parse_plan
-from hedgerow_edge_client import TrainRequest, TrainResult
-from hedgerow_edge_client.parameters import module_layout, write_parameters
-from hedgerow_edge_client.task import load_task
-from hedgerow_edge_client.training import train
 
 PLAN = """
 [run]
@@ -37,28 +33,14 @@ codec_id = "float32"
 """
 
 
-class Trainers:
-    """Train in this process: one module, and the data of each client."""
-
-    def __init__(self) -> None:
-        self.task = load_task(Path(__file__).with_name("federation_task.py"))
-        self.module = self.task.model()
-        self.layout = module_layout(self.module)
-
-    def train(self, requests: Sequence[tuple[str, TrainRequest]]) -> list[TrainResult | str]:
-        return [
-            train(self.module, self.task.samples(None, client=name), request, task=self.task)
-            for name, request in requests
-        ]
-
-    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float]:
-        """Return accuracy and loss on 1,000 samples that no client has."""
-        inputs = np.random.default_rng(99).normal(size=(1000, 8)).astype(np.float32)
-        targets = torch.from_numpy(inputs[:, :3].argmax(1))
-        write_parameters(self.module, self.layout, weights)
-        with torch.no_grad():
-            outputs = self.module(torch.from_numpy(inputs))
-        return float((outputs.argmax(1) == targets).float().mean()), float(self.task.loss(outputs, targets))
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small products on one thread, and no waiting for the disk."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -67,7 +49,11 @@ def last(tmp_path: Path) -> Callable[[str], RoundRecord]:
 
     def run(feedback: str) -> RoundRecord:
         plan = parse_plan(PLAN.format(feedback=feedback).encode())
-        trainers = Trainers()
+        # 1,000 samples that no client has.
+        inputs = np.random.default_rng(99).normal(size=(1000, 8)).astype(np.float32)
+        trainers = LocalTrainers(
+            Path(__file__).with_name("federation_task.py"), test=(inputs, inputs[:, :3].argmax(1))
+        )
         with RunStore.create(
             tmp_path / feedback, plan_bytes=plan.source, template_bytes=b"x", run_id="t"
         ) as store:

@@ -1,6 +1,6 @@
 """Every recipe trains a real network to the end, with real scores and proposals of the devices."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -8,16 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from benchmarks.local_trainers import LocalTrainers
 
 from hedgerow.simulation import Simulation
 from hedgerow_codecs import Mask
 from hedgerow_coordinator import Coordinator, RunStore, parse_plan, plan_template
 from hedgerow_coordinator.pruning import RECIPES, with_settings
-from hedgerow_edge_client import TrainRequest, TrainResult
-from hedgerow_edge_client.parameters import module_layout, write_parameters
-from hedgerow_edge_client.task import load_task
-from hedgerow_edge_client.training import train
 from hedgerow_export import make_template
 
 ROUNDS = 12
@@ -38,34 +34,11 @@ def loss(outputs, targets):
 """
 
 
-class Trainers:
-    """Train in this process: one module, and the data of each client."""
-
-    def __init__(self, path: Path) -> None:
-        path.write_text(TASK)
-        self.task = load_task(path)
-        torch.manual_seed(0)
-        self.module = self.task.model()
-        self.layout = module_layout(self.module)
-        self.asked: dict[int, str] = {}
-
-    def train(self, requests: Sequence[tuple[str, TrainRequest]]) -> list[TrainResult | str]:
-        for _, request in requests:
-            if request.question is not None:
-                self.asked[request.round] = request.question.kind
-        return [
-            train(self.module, self.task.samples(None, client=name), request, task=self.task)
-            for name, request in requests
-        ]
-
-    def evaluate(self, weights: NDArray[np.float32]) -> tuple[float, float]:
-        """Return accuracy and loss on 1,000 samples that no client has."""
-        inputs = np.random.default_rng(7).normal(size=(1000, 12)).astype(np.float32)
-        targets = torch.from_numpy(inputs[:, :3].argmax(1))
-        write_parameters(self.module, self.layout, weights)
-        with torch.no_grad():
-            outputs = self.module(torch.from_numpy(inputs))
-        return float((outputs.argmax(1) == targets).float().mean()), float(self.task.loss(outputs, targets))
+def local_trainers(path: Path) -> LocalTrainers:
+    """Return the clients' trainers, with 1,000 samples that no client has to evaluate on."""
+    path.write_text(TASK)
+    inputs = np.random.default_rng(7).normal(size=(1000, 12)).astype(np.float32)
+    return LocalTrainers(path, test=(inputs, inputs[:, :3].argmax(1)))
 
 
 @dataclass(frozen=True)
@@ -96,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-de
 
     @cache
     def outcome(recipe: str) -> Outcome:
-        trainers = Trainers(folder / "task.py")
+        trainers = local_trainers(folder / "task.py")
         text = with_settings(
             plan_template(name="t", rounds=ROUNDS, min_clients=4, density=0.3),
             RECIPES[recipe].settings(ROUNDS),
@@ -178,6 +151,45 @@ def test_what_is_asked_and_what_it_costs(run) -> None:  # type: ignore[no-untype
     for recipe in ("hedgerow", "random", "synflow", "lottery", "seed-norm", "fedavg"):
         assert run(recipe).asked == {}, recipe
         assert not any(way == "frames" for way, _ in run(recipe).traffic), recipe
+
+
+def test_the_methods_of_server_and_devices(run) -> None:  # type: ignore[no-untyped-def]
+    """What each of them asks for, keeps and sends, in a real training."""
+    asked = {"feddip": "latent", "sparsyfed": "magnitude", "fedrts": "gradient", "fedmef": "gradient"}
+    for recipe, kind in asked.items():
+        assert set(run(recipe).asked.values()) == {kind}, recipe
+    assert run("fedtiny").asked[1] == "loss"
+    assert set(run("fedtiny").asked.values()) == {"loss", "gradient"}
+    for recipe in ("fedrts", "fedmef"):
+        assert set(run(recipe).densities) == {run(recipe).mask.density}, recipe
+    for recipe in ("fedrts", "fedmef", "fedtiny", "sparsyfed"):
+        assert run(recipe).mask.density == pytest.approx(0.3, abs=0.001), recipe
+    # One half at first; the cubic's last step is that of the last round, whose model is not pruned again.
+    assert run("feddip").densities[0] == pytest.approx(0.5, abs=0.001)
+    assert run("feddip").mask.density == pytest.approx(0.3, abs=0.01)
+    # The union of what devices keep shrinks as they agree, from all to what is left at the end.
+    union = run("sparsyfed").densities
+    assert union[0] == 1
+    assert list(union[1:]) == sorted(union[1:], reverse=True)
+    assert union[1] < 0.8
+    assert run("fedtiny").densities[0] == 1
+    assert run("fedtiny").events.count("mask chosen") == 1
+    traffic = {recipe: run(recipe).traffic for recipe in (*asked, "fedtiny", "fedavg")}
+    whole = traffic["fedavg"]["received", "chunk"]
+    for recipe, kind in {
+        "sparsyfed": "votes",
+        "fedrts": "votes",
+        "fedmef": "scores",
+        "fedtiny": "scores",
+    }.items():
+        assert 0 < traffic[recipe]["frames", kind] < 0.25 * whole, recipe
+        assert traffic[recipe]["received", "chunk"] < 0.8 * whole, recipe
+    # In a run as short as this the mask changes in every round: what is live and what is not are the whole.
+    assert 0.5 * whole < traffic["feddip"]["frames", "scores"] < 0.8 * whole
+    assert traffic["feddip"]["received", "chunk"] < 1.15 * whole
+    # Indices alone cost less than values; a trial costs next to nothing.
+    assert traffic["fedrts"]["frames", "votes"] < traffic["feddip"]["frames", "scores"] / 4
+    assert 0 < traffic["fedtiny"]["frames", "losses"] < 4 * 120
 
 
 def test_prunefl_begins_with_one_device(run) -> None:  # type: ignore[no-untyped-def]
