@@ -9,7 +9,7 @@ from hedgerow_coordinator.agent import (
     open_run,
 )
 from hedgerow_coordinator.aggregate import Aggregator
-from hedgerow_coordinator.checkpoint import ServerState, decode_checkpoint, encode_checkpoint
+from hedgerow_coordinator.checkpoint import ServerState, decode_checkpoint, encode_checkpoint, mask_epoch
 from hedgerow_coordinator.coordinator import Coordinator
 from hedgerow_coordinator.delivery import Deliverer, DeliveryRow
 from hedgerow_coordinator.delivery_agent import DeliveryOutcome, DeliverySettings, deliver
@@ -79,6 +79,7 @@ __all__ = [
     "evaluator",
     "flat_traffic",
     "load_plan",
+    "mask_epoch",
     "network_of",
     "open_run",
     "parse_plan",

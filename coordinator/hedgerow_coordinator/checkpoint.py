@@ -23,6 +23,7 @@ from hedgerow_coordinator.errors import StoreDamaged
 _FORMAT = "hedgerow-checkpoint-1"
 _OPTIMIZER = "optimizer."
 _PRUNING = "pruning."
+_EPOCH = "mask_epoch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,6 +58,18 @@ class ServerState:
     def __post_init__(self) -> None:
         self.mask.layout.check_flat(self.weights)
         self.mask.layout.check_flat(self.published)
+
+
+def mask_epoch(state: ServerState) -> int | None:
+    """Return how often the mask has changed since version 0; None for a run that an older Hedgerow began."""
+    told = state.notes.get(_EPOCH, 0 if state.version == 0 else None)
+    return told if isinstance(told, int) else None
+
+
+def epoch_notes(before: ServerState, mask: Mask) -> dict[str, object]:
+    """Return the entry for the notes of the version after one, which has this mask."""
+    known = mask_epoch(before)
+    return {} if known is None else {_EPOCH: known + int(mask != before.mask)}
 
 
 def encode_checkpoint(state: ServerState) -> bytes:

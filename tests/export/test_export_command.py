@@ -53,7 +53,13 @@ def run_dir(build, tmp_path_factory) -> Path:
         directory, plan_bytes=plan, template_bytes=plain.template, run_id="plain-1"
     ) as store:
         for version in range(4):
-            state = ServerState(version=version, mask=mask, weights=flat * (1 + version / 8), published=flat)
+            state = ServerState(
+                version=version,
+                mask=mask,
+                weights=flat * (1 + version / 8),
+                published=flat,
+                notes={"mask_epoch": 2},
+            )
             store.commit_round(RoundRecord(round=version, started=0.0, ended=1.0, seconds=1.0), state)
     inputs = rng.standard_normal((120, 3, 8, 8)).astype(np.float32)
     np.savez(
@@ -113,6 +119,7 @@ def test_int8_with_facts_in_the_model(run_dir, tmp_path, capsys):
     held = Runner(model.read_bytes()).metadata
     assert held["run"] == "plain-1"
     assert held["round"] == "3"
+    assert held["mask_epoch"] == "2"
     assert held["quantize"] == "int8"
     assert held["licence"] == "CC0-1.0"
     assert held["input"] == "RGB, 8x8, standardised"

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from hedgerow.errors import UsageError
 from hedgerow.runs import open_finished_rounds
-from hedgerow_coordinator import CHECK_DATA, RunStore, ServerState, network_of, read_arrays, read_test_data
+from hedgerow_coordinator import (
+    CHECK_DATA,
+    RunStore,
+    ServerState,
+    mask_epoch,
+    network_of,
+    read_arrays,
+    read_test_data,
+)
 
 if TYPE_CHECKING:
     from hedgerow_export import ActivationRanges, Product, Recipe, Sample
@@ -122,7 +130,7 @@ def export_run(
         state = network_of(state, store.plan)
         sample = _sample(store, data, wanted.calibration)
         template, metric = store.template_bytes(), store.plan.evaluate.metric
-        metadata = _metadata(store, round_number) | wanted.facts
+        metadata = _metadata(store, round_number) | _epoch(state) | wanted.facts
     dense, verification = fill_checked(
         template,
         state.weights,
@@ -248,6 +256,11 @@ def _made_up(model: bytes) -> Sample:
     from hedgerow_export import Runner, Sample, sample_inputs
 
     return Sample(inputs=sample_inputs(Runner(model), rows=16), real=False)
+
+
+def _epoch(state: ServerState) -> dict[str, str]:
+    epoch = mask_epoch(state)
+    return {} if epoch is None else {"mask_epoch": str(epoch)}
 
 
 def _metadata(store: RunStore, round_number: int) -> dict[str, str]:

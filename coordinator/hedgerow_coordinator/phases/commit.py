@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hedgerow_codecs import Mask, codec_from_config
 from hedgerow_coordinator.aiming import last_word, measured_of, sized
-from hedgerow_coordinator.checkpoint import ServerState
+from hedgerow_coordinator.checkpoint import ServerState, epoch_notes
 from hedgerow_coordinator.federation import Federation
 from hedgerow_coordinator.intake import Intake
 from hedgerow_coordinator.moving_average import followed
@@ -110,7 +110,7 @@ class Commit(NoIntake):
         codec = codec_from_config(plan.downlink_at(federation.round))
         state, steps = stepped(federation.state, weights, mask=mask, codec=codec, frozen=federation.frozen)
         federation.routes.add(state.version, steps)
-        notes = federation.routes.notes()
+        notes = federation.routes.notes() | epoch_notes(federation.state, state.mask)
         if plan.pruning.is_watched:
             notes |= replace(watch, last=None, sizes={}).to_notes()
         return replace(state, pruning=memory, notes=notes)
