@@ -14,10 +14,11 @@ from hedgerow_edge_client.errors import (
 )
 from hedgerow_edge_client.memory import Memory
 from hedgerow_edge_client.model_shelf import ModelShelf
+from hedgerow_edge_client.personal import PersonalRule
 from hedgerow_edge_client.replica import Replica
 from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
 from hedgerow_edge_client.session import ClientSession
-from hedgerow_edge_client.state import ClientState, MemoryState, Pending, Snapshot
+from hedgerow_edge_client.state import ClientState, MemoryState, Pending, Snapshot, read_snapshot
 from hedgerow_edge_client.task import scan_task
 from hedgerow_edge_client.trainer_process import Crashed, Description, Failed, Trained, TrainerProcess
 
@@ -39,6 +40,7 @@ __all__ = [
     "MemoryState",
     "ModelShelf",
     "Pending",
+    "PersonalRule",
     "Progress",
     "Replica",
     "ReplicaError",
@@ -55,5 +57,6 @@ __all__ = [
     "TrainingDiverged",
     "Trial",
     "TrialResult",
+    "read_snapshot",
     "scan_task",
 ]

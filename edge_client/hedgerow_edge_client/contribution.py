@@ -22,7 +22,7 @@ from hedgerow_codecs import (
     numbers_mask,
 )
 from hedgerow_edge_client.errors import TrainingDiverged
-from hedgerow_edge_client.own_part import OwnPart, frozen_of, is_personal, personal_rule
+from hedgerow_edge_client.own_part import OwnPart, frozen_of, is_personal, personal_rule, seed_of_sampled
 from hedgerow_edge_client.question import Question
 from hedgerow_edge_client.replica import Replica
 from hedgerow_edge_client.requests import TrainRequest, TrainResult
@@ -66,7 +66,7 @@ def training_of(
         shaping=Shaping.read(plan.pruning.get("shaping", {})),
         frozen=frozen_of(plan, replica.mask.layout).names,
         personal=personal_rule(plan, replica.mask.layout),
-        sampled=plan.seed if plan.pruning.get("sampled") is True else None,
+        sampled=seed_of_sampled(plan),
         width=part.share if part.width is not None else 1.0,
     )
 
@@ -114,7 +114,7 @@ def update_of(
         feedback = feedback.decayed(plan.residual_decay)
     frozen = frozen_of(plan, mask.layout)
     delta = result.weights - np.where(mask.live, replica.weights, np.float32(0))
-    if plan.pruning.get("sampled") is True:
+    if seed_of_sampled(plan) is not None:
         # A mask says all, and is no step from anywhere.
         delta = result.weights.copy()
     delta[frozen.entries] = 0

@@ -105,6 +105,11 @@ def is_personal(plan: RoundPlan) -> bool:
     return plan.pruning.get("personal") is not None
 
 
+def seed_of_sampled(plan: RoundPlan) -> int | None:
+    """Return the seed of weights that stay as they were drawn; None in a run that trains weights."""
+    return plan.seed if plan.pruning.get("sampled") is True else None
+
+
 def personal_rule(plan: RoundPlan, layout: Layout) -> PersonalRule | None:
     """Return how devices thin their own models; None where they have none. Raises as `PersonalRule.read`."""
     told = plan.pruning.get("personal")

@@ -22,7 +22,7 @@ from hedgerow_edge_client.errors import ReplicaError, TrainingDiverged
 from hedgerow_edge_client.feedback import estimate_digest, feedback_after, fresh_feedback, under_mask
 from hedgerow_edge_client.fetch import Fetch
 from hedgerow_edge_client.memory import Memory
-from hedgerow_edge_client.own_part import OwnPart, frozen_of, is_personal, own_part
+from hedgerow_edge_client.own_part import OwnPart, frozen_of, is_personal, own_part, seed_of_sampled
 from hedgerow_edge_client.replica import NOTHING, Replica
 from hedgerow_edge_client.requests import TrainResult
 from hedgerow_edge_client.state import Pending, Snapshot
@@ -125,6 +125,7 @@ class ClientSession:
         self._pending: Pending | None = None
         # The mask of this device's own model, where the run has personal ones.
         self._personal: NDArray[np.bool_] | None = None
+        self._sampled: int | None = None
         self._done_round = 0
         snapshot = memory.load()
         if snapshot is not None and snapshot.layout == layout.digest:
@@ -359,6 +360,7 @@ class ClientSession:
             except (CodecError, ValueError) as error:
                 return [Leave(reason=f"what this run freezes is not known here: {error}", failed=True)]
             self._plan = (manifest.plan.digest, plan)
+            self._sampled = seed_of_sampled(plan)
             if plan.feedback in FEEDBACKS and plan.feedback != self._feedback.kind:
                 # What was kept, and made from it, says nothing to a run with another kind.
                 self._feedback = fresh_feedback(plan.feedback, layout=self._layout)
@@ -520,7 +522,8 @@ class ClientSession:
         self._replica = Replica.empty(self._layout)
         self._feedback = fresh_feedback("residual", layout=self._layout)
         self._pending = self._upload = self._plan = self._manifest = self._refusal = None
-        self._done_round, self._declined, self._wrong_models, self._personal = 0, (0, 0), 0, None
+        self._done_round, self._declined, self._wrong_models = 0, (0, 0), 0
+        self._personal = self._sampled = None
         self._save()
 
     def _restore(self, snapshot: Snapshot) -> None:
@@ -534,7 +537,7 @@ class ClientSession:
         self._feedback = FEEDBACKS[snapshot.feedback](snapshot.residual)
         self._done_round = snapshot.done_round
         self._pending = snapshot.pending
-        self._personal = snapshot.personal
+        self._personal, self._sampled = snapshot.personal, snapshot.sampled
 
     def _save(self) -> None:
         self._memory.save(
@@ -549,6 +552,7 @@ class ClientSession:
                 done_round=self._done_round,
                 pending=self._pending,
                 personal=self._personal,
+                sampled=self._sampled,
             )
         )
 

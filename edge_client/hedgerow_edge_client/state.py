@@ -85,6 +85,9 @@ class Snapshot:
         The kind of error feedback, one of `hedgerow_codecs.FEEDBACKS`.
     personal
         Boolean vector ``(num_parameters,)``, the mask of this device's own model; None where it has none.
+    sampled
+        The seed of weights that stay as they were drawn, where `weights` are the probabilities that they are
+        there (FedPM); else None.
 
     Raises
     ------
@@ -102,6 +105,7 @@ class Snapshot:
     pending: Pending | None = None
     feedback: str = "residual"
     personal: NDArray[np.bool_] | None = None
+    sampled: int | None = None
 
     def __post_init__(self) -> None:
         if self.feedback not in FEEDBACKS:
@@ -253,6 +257,36 @@ class ClientState:
             raise _state_error(error, f"{path} cannot be written", path) from error
 
 
+def read_snapshot(directory: Path) -> Snapshot:
+    """Read what a client keeps in its state folder, also while it runs; nothing is changed there.
+
+    Raises
+    ------
+    StateError
+        There is nothing, or it cannot be read.
+    """
+    path = directory / _SNAPSHOT
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise StateError(
+            f"{directory} is no state folder of a client: name what `hedgerow client --state-dir` was given",
+            path=path,
+        ) from None
+    except OSError as error:
+        raise _state_error(error, f"{path} cannot be read", path) from error
+    start = len(MAGIC) + _DIGEST_BYTES
+    body, digest = data[start:], data[len(MAGIC) : start]
+    try:
+        if not data.startswith(MAGIC) or blake2b(body, digest_size=_DIGEST_BYTES).digest() != digest:
+            raise ValueError("its content does not fit its digest")
+        return _snapshot(_unpack(body))
+    except (ValueError, TypeError, KeyError) as error:
+        raise StateError(
+            f"{path} is damaged ({error}): start the client, which begins anew", path=path
+        ) from error
+
+
 class MemoryState:
     """The same without a disk, for simulations."""
 
@@ -311,6 +345,8 @@ def _snapshot_map(snapshot: Snapshot) -> dict[str, Any]:
     kind: dict[str, Any] = {} if snapshot.feedback == "residual" else {"feedback": snapshot.feedback}
     if snapshot.personal is not None:
         kind["personal"] = np.packbits(snapshot.personal).tobytes()
+    if snapshot.sampled is not None:
+        kind["sampled"] = snapshot.sampled
     return kind | {
         "run": snapshot.run,
         "layout": snapshot.layout,

@@ -148,6 +148,7 @@ def _operate(bench: Any, message: dict[str, Any], *, inbox: Inbox, outbox: Outbo
         "predict": bench.predict,
         "template": bench.template,
         "test_data": bench.test_data,
+        "held_out": bench.held_out,
         "rows": bench.rows,
     }
     arguments = {name: value for name, value in message.items() if name not in ("id", "op")}

@@ -68,6 +68,23 @@ class Description:
     freeze: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HeldOut:
+    """What a device measures on.
+
+    Parameters
+    ----------
+    inputs, targets
+        Of all samples.
+    by_task
+        Whether the task holds them out, of all training; else only those who ask for the share do.
+    """
+
+    inputs: NDArray[Any]
+    targets: NDArray[Any]
+    by_task: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """Training is done."""
@@ -227,6 +244,20 @@ class TrainerProcess:
         child = self._running()
         self._number += 1
         return child.send(self._number, {"op": "rows", "most": most, "most_bytes": most_bytes})
+
+    def held_out(self, share: float, *, timeout_s: float = 180.0) -> HeldOut | None:
+        """Return what this device does not train on, or None where that is nothing; raises as `describe`.
+
+        It is what the task holds out itself, else this share of the data, the same as for personal models.
+        """
+        answer = self._ask("held_out", {"share": share}, timeout_s=timeout_s)
+        if answer["inputs"] is None:
+            return None
+        return HeldOut(
+            inputs=unpack_array(answer["inputs"]),
+            targets=unpack_array(answer["targets"]),
+            by_task=bool(answer["by_task"]),
+        )
 
     def start_train(self, request: TrainRequest, *, as_client: tuple[str, Path | None] | None = None) -> None:
         """Begin to train; what comes of it is put into `events`.

@@ -12,6 +12,7 @@ import torch
 
 from hedgerow_codecs import Frozen, Layout, LayoutError
 from hedgerow_edge_client.errors import TaskError
+from hedgerow_edge_client.held_out import parted
 from hedgerow_edge_client.parameters import module_layout, write_parameters
 from hedgerow_edge_client.requests import Progress, TrainRequest
 from hedgerow_edge_client.samples import Samples
@@ -166,6 +167,16 @@ class Workbench:
             "targets": pack_array(targets.numpy()),
             "metric": self._task.metric,
         }
+
+    def held_out(self, share: float) -> dict[str, Any]:
+        """Return what is not trained on: the task's own, or a share of the data; or nothing."""
+        samples = self._held_out or parted(self._samples, share)[1]
+        if samples is None:
+            return {"inputs": None}
+        with self._task.blame("reading the data"):
+            inputs, targets = samples.batch(range(len(samples)))
+        arrays = {"inputs": pack_array(inputs.numpy()), "targets": pack_array(targets.numpy())}
+        return arrays | {"by_task": self._held_out is not None}
 
     def _example(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a few rows of the data; whoever makes the template may have the test data alone."""

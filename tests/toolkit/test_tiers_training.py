@@ -1,0 +1,165 @@
+"""Devices of three strengths train one model on the packaged digits, beside six of full strength."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from hedgerow.simulation import Simulation
+from hedgerow_coordinator import Coordinator, RunStore, parse_plan
+from hedgerow_edge_client import TrainRequest, TrainResult
+from hedgerow_edge_client.parameters import module_layout
+from hedgerow_edge_client.task import load_task
+from hedgerow_edge_client.training import train
+from hedgerow_export import evaluate, fill_template, make_template
+
+pytestmark = pytest.mark.slow
+
+TASK = """
+import numpy as np
+from sklearn.datasets import load_digits
+from torch import nn
+
+def build_model():
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)
+    )
+
+def load_data(folder, client):
+    digits, rows = load_digits(), slice(int(client[-1]), 1400, 6)
+    return digits.images[rows, None].astype(np.float32) / 16, digits.target[rows]
+
+def loss(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets)
+"""
+PLAN = """
+[run]
+name = "t"
+rounds = 40
+seed = {seed}
+[cohort]
+min_clients = 6
+[training]
+batch_size = 16
+epochs = 2
+learning_rate = 0.05
+momentum = 0.5
+[codec]
+feedback = "none"
+[codec.uplink]
+codec_id = "float32"
+[codec.downlink]
+codec_id = "float32"
+[pruning]
+{pruning}
+"""
+SEEDS = (7, 13, 21)
+CLIENTS = ("full-0", "full-1", "half-2", "half-3", "quarter-4", "quarter-5")
+SHARES = '[pruning.tiers]\n"half-*" = 0.5\n"quarter-*" = 0.25\n'
+FULL = 'policy = "none"'
+BY_MAGNITUDE = f'policy = "tiered"\ndensity = 1.0\n{SHARES}'
+BY_WIDTH = f'policy = "tiered"\ntier_by = "width"\ndensity = 1.0\n{SHARES}'
+
+
+class Trainers:
+    def __init__(self, path: Path) -> None:
+        path.write_text(TASK)
+        self.task = load_task(path)
+        torch.manual_seed(0)
+        self.module = self.task.model()
+        self.layout = module_layout(self.module)
+        self.template = make_template(self.module, torch.randn(3, 1, 8, 8), layout=self.layout)
+        self.samples = {name: self.task.samples(None, client=name) for name in CLIENTS}
+
+    def train(self, requests: Sequence[tuple[str, TrainRequest]]) -> list[TrainResult | str]:
+        return [train(self.module, self.samples[name], request, task=self.task) for name, request in requests]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    accuracy: float
+    bytes_by_client: Mapping[str, float]
+    rounds_by_client: Mapping[str, int]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def trainers(tmp_path_factory: pytest.TempPathFactory) -> Trainers:
+    return Trainers(tmp_path_factory.mktemp("tiers") / "task.py")
+
+
+def run(trainers: Trainers, folder: Path, *, pruning: str, seed: int) -> Outcome:
+    plan = parse_plan(PLAN.format(seed=seed, pruning=pruning).encode())
+    with RunStore.create(
+        folder, plan_bytes=plan.source, template_bytes=trainers.template, run_id="t"
+    ) as store:
+        simulation = Simulation(
+            lambda read_traffic: Coordinator(
+                plan,
+                layout=trainers.layout,
+                store=store,
+                first_weights=lambda: None,
+                evaluate=None,
+                read_traffic=read_traffic,
+            ),
+            clients=CLIENTS,
+            layout=trainers.layout,
+            namespace="default",
+            trainers=trainers,
+        )
+        simulation.run()
+        assert simulation.coordinator.failure is None
+        records = list(store.update_records())
+        weights = simulation.coordinator.state.weights
+    digits = load_digits()
+    inputs = digits.images[1400:, None].astype(np.float32) / 16
+    model = fill_template(trainers.template, weights, layout=trainers.layout)
+    by_client = {name: [r.num_bytes for r in records if r.client == name] for name in CLIENTS}
+    return Outcome(
+        accuracy=evaluate(model, inputs, digits.target[1400:], "accuracy").value,
+        bytes_by_client={name: float(np.mean(sizes)) for name, sizes in by_client.items()},
+        rounds_by_client={name: len(sizes) for name, sizes in by_client.items()},
+    )
+
+
+@pytest.fixture(scope="module")
+def full(trainers: Trainers, tmp_path_factory: pytest.TempPathFactory) -> float:
+    folder = tmp_path_factory.mktemp("full")
+    found = [run(trainers, folder / f"{s}", pruning=FULL, seed=s).accuracy for s in SEEDS]
+    print("all full", found, np.mean(found))
+    return float(np.mean(found))
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("pruning", "ratios"),
+    [(BY_MAGNITUDE, {"half": (0.5, 0.53), "quarter": (0.25, 0.29)}),
+     (BY_WIDTH, {"half": (0.3, 0.36), "quarter": (0.1, 0.15)})],
+    ids=["magnitude", "width"],
+)  # fmt: skip
+def test_tiers_lose_little_and_send_less(
+    trainers: Trainers, full: float, tmp_path: Path, pruning: str, ratios: Mapping[str, tuple[float, float]]
+) -> None:
+    found = [run(trainers, tmp_path / f"{s}", pruning=pruning, seed=s) for s in SEEDS]
+    accuracy = float(np.mean([outcome.accuracy for outcome in found]))
+    sizes = found[0].bytes_by_client
+    print("tiers", [outcome.accuracy for outcome in found], accuracy, sizes)
+    assert all(set(outcome.rounds_by_client.values()) == {40} for outcome in found)
+    for tier, (least, most) in ratios.items():
+        for name in CLIENTS:
+            if name.startswith(tier):
+                assert least <= sizes[name] / sizes["full-0"] <= most, name
+    assert accuracy >= full - 0.015
