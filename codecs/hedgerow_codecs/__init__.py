@@ -1,9 +1,11 @@
 """Arrays to bytes and back: layouts, masks, quantised updates, frames, error feedback."""
 
 from hedgerow_codecs.bundle import bundle, unbundle
+from hedgerow_codecs.candidates import block_of, candidate_counts
 from hedgerow_codecs.channel_set import ChannelSet, ChannelSlice, WidthTier, width_tier
 from hedgerow_codecs.codec import Codec
 from hedgerow_codecs.decoded import DecodedUpdate
+from hedgerow_codecs.division import divide
 from hedgerow_codecs.ef21 import Ef21Feedback
 from hedgerow_codecs.errors import (
     ChecksumError,
@@ -76,13 +78,16 @@ __all__ = [
     "TruncatedFrameError",
     "UnencodableError",
     "WidthTier",
+    "block_of",
     "bundle",
+    "candidate_counts",
     "check_sampled",
     "codec_from_config",
     "counted_mask",
     "decode_frame",
     "decode_mask",
     "decode_seeded",
+    "divide",
     "encode_frame",
     "encode_frame_with_decoded",
     "encode_mask",

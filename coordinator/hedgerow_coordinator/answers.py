@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +96,7 @@ class AnswerReader:
         if self.question.get("region") == "pruned":
             self._region = mask.opposite()
         if self.kind == "losses":
-            self._region = numbers_mask(len(cast(list[object], self.question["counts"])))
+            self._region = numbers_mask(int(str(self.question["candidates"])))
         self._frozen = frozen or Frozen(layout=mask.layout)
         # What frames are made under, by what is known of them here.
         regions = (mask,) if self.kind == "losses" else (mask, self._region)

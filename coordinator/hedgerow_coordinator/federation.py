@@ -99,9 +99,11 @@ class Federation:
         if self.groups is not None and not is_behind:
             share = pruning.channels_at(following)
             is_behind = has_too_many_channels(self.groups, mask, share=share, protect=pruning.protect)
-        return pruning.question_at(
-            following - 1, is_behind=is_behind, layout=self.layout, seed=self.plan.run.seed
-        )
+        question = pruning.question_at(following - 1, is_behind=is_behind, seed=self.plan.run.seed)
+        if "protect" in question:
+            # What is frozen the devices know.
+            question["protect"] = list(self.plan.pruning.protect)
+        return question
 
     def note_refusal(self, client: str, reason: str) -> None:
         """Count an update that is refused; the first ones are written down for the reader of a report."""

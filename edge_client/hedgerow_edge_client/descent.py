@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hedgerow_codecs import Layout
+from hedgerow_edge_client.proposals import open_tensors
 from hedgerow_edge_client.requests import TrainRequest
-from hedgerow_edge_client.shaping import Shaping
 
 
 @dataclass(slots=True)
@@ -67,6 +67,7 @@ class Descent:
         self._steps, self._num_steps = 0, num_steps
         first_weights = request.weights
         self._slots = []
+        open_now = open_tensors(request, layout=layout)
         parameters = dict(module.named_parameters())
         for spec, first in zip(layout.tensors, layout.offsets, strict=False):
             weight = parameters.get(spec.name)
@@ -86,7 +87,8 @@ class Descent:
                 slot.threshold = float(slot.latent.abs()[~dead].min())
             if request.shaping.latent and spec.prunable and dead is not None:
                 slot.hidden = weight.detach().clone()
-            slot.marked = _marked(slot, spec.name, request.shaping)
+            if request.shaping.extrusion and spec.name in open_now:
+                slot.marked = _marked(slot, share=request.shaping.marked)
             self._slots.append(slot)
 
     @torch.no_grad()
@@ -173,16 +175,12 @@ class Descent:
         return max(request.learning_rate, left * push * shaping.first_rate)
 
 
-def _marked(slot: Slot, name: str, shaping: Shaping) -> torch.Tensor | None:
+def _marked(slot: Slot, *, share: float) -> torch.Tensor:
     """Mark the smallest live weights of a tensor, as many as its share says."""
-    if shaping.extrusion == 0.0 or not slot.is_prunable:
-        return None
-    if shaping.marked_tensors and name not in shaping.marked_tensors:
-        return None
     magnitude = slot.weight.detach().abs().reshape(-1)
     if slot.dead is not None:
         magnitude = magnitude.masked_fill(slot.dead.reshape(-1), math.inf)
-    count = int(shaping.marked * int(torch.isfinite(magnitude).sum()))
+    count = int(share * int(torch.isfinite(magnitude).sum()))
     marked = torch.zeros_like(magnitude)
     marked[torch.argsort(magnitude, stable=True)[:count]] = 1.0
     return marked.reshape(slot.weight.shape)

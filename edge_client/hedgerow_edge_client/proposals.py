@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hedgerow_codecs import Layout
+from hedgerow_codecs import Layout, block_of
+from hedgerow_edge_client.requests import TrainRequest
 
 Vector = NDArray[np.float32]
 
@@ -42,22 +43,31 @@ def propose(
     return proposed
 
 
+def open_tensors(request: TrainRequest, *, layout: Layout) -> tuple[str, ...]:
+    """Return the tensors that the change after a round is about; none where nothing is asked."""
+    question = request.question
+    if question is None:
+        return ()
+    protect = (*question.protect, *request.frozen)
+    return block_of(layout, block=question.block, blocks=question.blocks, protect=protect)
+
+
 def wished(
     growth: Vector,
     *,
     live: NDArray[np.bool_],
     layout: Layout,
     share: float,
-    protect: Sequence[str] = (),
+    tensors: Collection[str],
 ) -> NDArray[np.bool_]:
-    """Return the pruned weights that a device wants back, tensor by tensor.
+    """Return the pruned weights that a device wants back, in each of some tensors.
 
     Huang et al. 2025 (FedRTS), equation 5: those with the largest ``|growth|``, as many as the share of the
     live ones, if there are so many.
     """
     named = np.zeros_like(live)
     for spec, start in zip(layout.tensors, layout.offsets, strict=False):
-        if not spec.prunable or spec.name in protect:
+        if spec.name not in tensors:
             continue
         part = slice(start, start + spec.size)
         pruned = np.flatnonzero(~live[part])

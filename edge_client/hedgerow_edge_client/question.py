@@ -28,6 +28,10 @@ FORMS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+# Each is a pass over some data.
+MAX_CANDIDATES = 256
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """Ask a device to score its weights on its data.
@@ -52,10 +56,11 @@ class Question:
         Of a proposal of kind ``magnitude``, over the whole model, above 0 to 1.
     top
         Whether of the values those alone are sent that ``indices`` would name; the others are 0.
-    tensors
-        In which tensors weights are named; empty for all.
-    counts
-        For each mask of a trial, how many weights each tensor keeps: its largest.
+    block, blocks
+        In which one of how many blocks of tensors weights are named; 0 blocks for all.
+    candidates, seed
+        How many masks are tried, and what says how many weights each of their tensors keeps, see
+        `hedgerow_codecs.candidate_counts`.
     protect
         Tensors that a proposal leaves alone.
 
@@ -72,8 +77,10 @@ class Question:
     swap: float = 0.0
     density: float = 1.0
     top: bool = False
-    tensors: tuple[str, ...] = ()
-    counts: tuple[tuple[int, ...], ...] = ()
+    block: int = 0
+    blocks: int = 0
+    candidates: int = 0
+    seed: int = 0
     protect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -89,8 +96,13 @@ class Question:
             )
         if not 0 < self.density <= 1:
             raise ValueError(f"the plan asks for a mask of density {self.density}, which makes no sense")
-        if (self.form == "trial") != bool(self.counts) or any(n < 0 for count in self.counts for n in count):
-            raise ValueError("the plan asks to try masks in a way that makes no sense")
+        if self.form == "trial" and not 1 <= self.candidates <= MAX_CANDIDATES:
+            raise ValueError(f"the plan asks to try {self.candidates} masks, which makes no sense")
+        if not 0 <= self.seed < 1 << 64 or self.blocks < 0:
+            raise ValueError(
+                f"the plan asks for block {self.block} of {self.blocks} and has the seed {self.seed}, "
+                "which makes no sense"
+            )
         if self.form == "values" and self.at not in (0, 1):
             raise ValueError(f"scores are taken before or after training, not after {self.at} of the steps")
         if self.kind == "latent" and self.at != 1:
@@ -113,6 +125,10 @@ class Question:
             "kind": str,
             "form": str,
             "batches": int,
+            "block": int,
+            "blocks": int,
+            "candidates": int,
+            "seed": int,
             "at": (int, float),
             "swap": (int, float),
             "density": (int, float),
@@ -124,27 +140,15 @@ class Question:
                 raise ValueError(
                     f"the plan asks for scores with {name} {values[name]!r}, which makes no sense"
                 )
-        protect, tensors = values.get("protect", ()), values.get("tensors", ())
-        for names in (protect, tensors):
-            if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-                raise ValueError("the plan names the protected tensors in a way that makes no sense")
-        counts = values.get("counts", ())
-        if not isinstance(counts, (list, tuple)) or not all(map(_are_counts, counts)):
-            raise ValueError("the plan asks to try masks in a way that makes no sense")
+        protect = values.get("protect", ())
+        if not isinstance(protect, (list, tuple)) or not all(isinstance(name, str) for name in protect):
+            raise ValueError("the plan names the protected tensors in a way that makes no sense")
         if "kind" not in values:
             raise ValueError("the plan asks for scores without a kind")
-        lists = {"protect": tuple(protect), "tensors": tuple(tensors), "counts": tuple(map(tuple, counts))}
-        return cls(**{**values, **lists})
+        return cls(**{**values, "protect": tuple(protect)})
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as plain data for the trainer's pipe."""
-        lists = {
-            "protect": list(self.protect),
-            "tensors": list(self.tensors),
-            "counts": [list(count) for count in self.counts],
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {
+            "protect": list(self.protect)
         }
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)} | lists
-
-
-def _are_counts(counts: object) -> bool:
-    return isinstance(counts, (list, tuple)) and all(type(count) is int for count in counts)

@@ -33,9 +33,8 @@ class Shaping:
     extrusion
         What the sum of the squares of the marked weights is multiplied by, at least 0.
     marked
-        Share of each tensor's live weights, the smallest ones, that is marked, 0 to 1 exclusive.
-    marked_tensors
-        In which tensors weights are marked; empty for all that are prunable.
+        Share of the live weights, the smallest ones, that is marked in each tensor that the round's question
+        is about, 0 to 1 exclusive.
     first_rate
         The run's first learning rate, for an extrusion; 0 where there is none.
 
@@ -51,7 +50,6 @@ class Shaping:
     activations: float = 1.0
     extrusion: float = 0.0
     marked: float = 0.0
-    marked_tensors: tuple[str, ...] = ()
     first_rate: float = 0.0
 
     def __post_init__(self) -> None:
@@ -85,12 +83,11 @@ class Shaping:
         for name, value in values.items():
             if not _is_plain(value, like=getattr(_PLAIN, name)):
                 raise ValueError(f"the plan says {name} {value!r} about the training, which makes no sense")
-        return cls(**{**values, "marked_tensors": tuple(values.get("marked_tensors", ()))})
+        return cls(**values)
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as plain data for the trainer's pipe."""
-        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return plain | {"marked_tensors": list(self.marked_tensors)}
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
     def pull(self, weight: torch.Tensor) -> torch.Tensor | None:
         """Return the regulariser's gradient at a tensor of weights; None where there is none."""
@@ -105,8 +102,6 @@ class Shaping:
 
 
 def _is_plain(value: object, *, like: object) -> bool:
-    if isinstance(like, tuple):
-        return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
     if isinstance(like, float):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return type(value) is type(like)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hedgerow_codecs import Frozen, Layout
+from hedgerow_codecs import Frozen, Layout, candidate_counts
 from hedgerow_edge_client.activations import thinned_activations
 from hedgerow_edge_client.candidates import candidate_losses
 from hedgerow_edge_client.descent import Descent
@@ -22,7 +22,7 @@ from hedgerow_edge_client.forward import forward
 from hedgerow_edge_client.freezing import frozen_tensors
 from hedgerow_edge_client.mask_descent import MaskDescent
 from hedgerow_edge_client.parameters import module_layout, read_parameters, write_parameters
-from hedgerow_edge_client.proposals import propose, strongest, wished
+from hedgerow_edge_client.proposals import open_tensors, propose, strongest, wished
 from hedgerow_edge_client.question import Question
 from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
 from hedgerow_edge_client.samples import Samples
@@ -237,7 +237,14 @@ class _Asked:
         """Return the losses of some masks, and the weights as they came."""
         question, bench, request = self._question, self._bench, self._request
         assert question is not None
-        losses = candidate_losses(request.weights, live=request.live, counts=question.counts, bench=bench)
+        counts = candidate_counts(
+            bench.layout,
+            number=question.candidates,
+            density=question.density,
+            seed=question.seed,
+            protect=(*question.protect, *request.frozen),
+        )
+        losses = candidate_losses(request.weights, live=request.live, counts=counts, bench=bench)
         return TrainResult(
             weights=request.weights,
             num_samples=len(bench.samples),
@@ -271,17 +278,9 @@ class _Asked:
         return self.proposal
 
     def _named(self, question: Question, growth: NDArray[np.float32]) -> NDArray[np.bool_]:
-        layout = self._bench.layout
-        others = [
-            spec.name for spec in layout.tensors if question.tensors and spec.name not in question.tensors
-        ]
-        return wished(
-            growth,
-            live=self._request.live,
-            layout=layout,
-            share=question.swap,
-            protect=(*question.protect, *self._request.frozen, *others),
-        )
+        request, layout = self._request, self._bench.layout
+        tensors = open_tensors(request, layout=layout)
+        return wished(growth, live=request.live, layout=layout, share=question.swap, tensors=tensors)
 
     def _growth(self, question: Question) -> NDArray[np.float32]:
         if question.kind == "random":

@@ -116,8 +116,11 @@ def test_the_mask_is_the_best_of_a_draw() -> None:
 def test_a_device_names_the_strongest_gradients_of_pruned_weights() -> None:
     live = np.array([1, 1, 1, 0, 0, 0, 1, 1], np.bool_)
     growth = np.array([9, 9, 9, 0.1, -0.3, 0.2, 9, 9], np.float32)
-    assert np.flatnonzero(wished(growth, live=live, layout=SMALL, share=0.7)).tolist() == [4, 5]
-    assert not wished(growth, live=live, layout=SMALL, share=0.7, protect=("a",)).any()
+    assert np.flatnonzero(wished(growth, live=live, layout=SMALL, share=0.7, tensors=("a",))).tolist() == [
+        4,
+        5,
+    ]
+    assert not wished(growth, live=live, layout=SMALL, share=0.7, tensors=()).any()
 
 
 def plan_of(make_plan: MakePlan, **policy: Any) -> Plan:

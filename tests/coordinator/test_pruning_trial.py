@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hedgerow_codecs import Layout, Mask, TensorSpec, counted_mask, tier_mask
+from hedgerow_codecs import Layout, Mask, TensorSpec, candidate_counts, counted_mask, tier_mask
 from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.plan import Plan
 from hedgerow_coordinator.pruning import PruningPolicy
-from hedgerow_coordinator.pruning.trial import block_of, candidate_counts
+from hedgerow_coordinator.pruning.trial import open_tensors
 
 MakePlan = Callable[..., Plan]
 MakeRig = Callable[..., Any]
@@ -39,18 +39,19 @@ def policy_of(**changes: Any) -> PruningPolicy:
 
 
 def test_candidates_have_the_density_and_differ_layer_by_layer() -> None:
-    policy = policy_of(density=0.5, candidates=6)
-    found = candidate_counts(LAYOUT, policy=policy, seed=7)
+    found = candidate_counts(LAYOUT, number=6, density=0.5, seed=7)
     assert found[0] == (8, 8, 7, 7, 20)
     assert {sum(counts) for counts in found} == {50}
     assert {counts[4] for counts in found} == {20}
     assert len(set(found)) >= 4
     # Half more or less of the uniform share at most, before it is brought to the sum.
     assert all(7.5 / 3 <= count <= 7.5 * 3 for counts in found for count in counts[:4])
-    assert candidate_counts(LAYOUT, policy=policy, seed=7) == found
-    assert candidate_counts(LAYOUT, policy=policy, seed=8)[1:] != found[1:]
-    protected = candidate_counts(LAYOUT, policy=policy_of(density=0.6, protect=("b",)), seed=7)
+    assert candidate_counts(LAYOUT, number=6, density=0.5, seed=7) == found
+    assert candidate_counts(LAYOUT, number=6, density=0.5, seed=8)[1:] != found[1:]
+    protected = candidate_counts(LAYOUT, number=6, density=0.6, seed=7, protect=("b",))
     assert {counts[1] for counts in protected} == {20}
+    with pytest.raises(ValueError, match=r"density 0\.2 leaves 20 weights, and the tensors keep 24 at least"):
+        candidate_counts(LAYOUT, number=1, density=0.2, seed=7)
 
 
 def test_counted_masks_keep_the_largest() -> None:
@@ -64,10 +65,10 @@ def test_counted_masks_keep_the_largest() -> None:
 
 def test_blocks_take_turns_from_the_last_to_the_first() -> None:
     policy = policy_of(blocks=3, start_round=4, every=2, end_round=20)
-    turns = [block_of(LAYOUT, policy=policy, round_number=number) for number in (4, 6, 8, 10)]
+    turns = [open_tensors(LAYOUT, policy=policy, round_number=number) for number in (4, 6, 8, 10)]
     assert turns == [("c", "d"), ("b",), ("a",), ("c", "d")]
-    assert block_of(LAYOUT, policy=policy_of(), round_number=4) == ("a", "b", "c", "d")
-    assert block_of(LAYOUT, policy=policy_of(blocks=9, protect=("d",)), round_number=4) == ("c",)
+    assert open_tensors(LAYOUT, policy=policy_of(), round_number=4) == ("a", "b", "c", "d")
+    assert open_tensors(LAYOUT, policy=policy_of(blocks=9, protect=("d",)), round_number=4) == ("c",)
 
 
 def plan_of(make_plan: MakePlan, **changes: Any) -> Plan:
@@ -111,10 +112,11 @@ def test_the_candidate_with_the_smallest_loss_is_the_mask(rig: Any) -> None:
     assert first.mask.density == 1
     rig.until_round(2)
     asked = rig.pending[0][1].question
-    assert (asked.kind, asked.form, len(asked.counts)) == ("loss", "trial", 4)
+    assert (asked.kind, asked.form, asked.candidates, asked.density) == ("loss", "trial", 4, 0.75)
     # Means 3.4, 2.1, 2.6, 5: the second.
     state = rig.coordinator.state
-    assert state.mask == counted_mask(first.published, mask=first.mask, counts=asked.counts[1])
+    counts = candidate_counts(rig.layout, number=4, density=0.75, seed=7)
+    assert state.mask == counted_mask(first.published, mask=first.mask, counts=counts[1])
     assert np.array_equal(state.weights, np.where(state.mask.live, first.weights, 0))
     events = [event.detail for event in rig.store.events() if event.kind == "mask chosen"]
     assert events == ["candidate 2 of 4 has the smallest mean loss, 2.1000; the largest is 5.0000"]
@@ -172,14 +174,13 @@ def test_without_losses_it_is_tried_again(rig: Any) -> None:
 
 def test_what_an_extrusion_is_told(make_plan: MakePlan) -> None:
     policy = policy_of(candidates=0, extrusion=0.25, blocks=2, activations=0.5)
-    question = policy.question_at(3, layout=LAYOUT)
-    assert question["tensors"] == ["c", "d"]
+    question = policy.question_at(3)
+    assert (question["block"], question["blocks"]) == (-1, 2)
     assert policy.told(question, first_rate=0.1)["shaping"] == {
         "activations": 0.5,
         "extrusion": 0.25,
         "marked": 0.4,
         "first_rate": 0.1,
-        "marked_tensors": ["c", "d"],
     }
     assert policy.told({}, first_rate=0.1)["shaping"] == {"activations": 0.5}
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from hedgerow_codecs import candidate_counts
 from hedgerow_edge_client.parameters import module_layout, read_parameters
 from hedgerow_edge_client.question import Question
 from hedgerow_edge_client.requests import TrainRequest, TrainResult
@@ -36,10 +37,10 @@ def task_of(folder: Path, *, norm: bool) -> Task:
     return load_task(path)
 
 
-def tried(task: Task, module: nn.Module, counts: list[list[int]]) -> tuple[np.ndarray, TrainResult]:
+def tried(task: Task, module: nn.Module, *, density: float) -> tuple[np.ndarray, TrainResult]:
     layout = module_layout(module)
     weights = read_parameters(module, layout)
-    question = Question(kind="loss", form="trial", batches=3, counts=tuple(map(tuple, counts)))
+    question = Question(kind="loss", form="trial", batches=3, candidates=2, density=density, seed=7)
     request = TrainRequest(
         round=1,
         seed=5,
@@ -61,16 +62,17 @@ def test_losses_are_of_evaluation_with_statistics_of_the_pruned_model(tmp_path: 
     torch.manual_seed(3)
     module = task.model()
     layout = module_layout(module)
-    dense = [spec.size for spec in layout.tensors]
     first = next(index for index, spec in enumerate(layout.tensors) if spec.name == "0.weight")
-    thin = [5 if index == first else size for index, size in enumerate(dense)]
-    weights, result = tried(task, module, [dense, thin])
+    # Only the first tensor is pruned: all candidates have its five weights.
+    density = (layout.num_parameters - 7) / layout.num_parameters
+    assert {counts[first] for counts in candidate_counts(layout, number=2, density=density, seed=7)} == {5}
+    weights, result = tried(task, module, density=density)
     assert np.array_equal(result.weights, weights)
     assert result.scores is not None
     inputs = torch.randn(24, 3, generator=torch.Generator().manual_seed(1)) * 3 + 1
     batches = draw_batches(24, count=3, size=8, seed=5)
     expected = []
-    for keep in (12, 5):
+    for keep in (5, 5):
         matrix = module.get_parameter("0.weight").detach().clone()
         order = matrix.abs().reshape(-1).argsort(descending=True)
         matrix.reshape(-1)[order[keep:]] = 0
@@ -93,12 +95,12 @@ def test_losses_are_of_evaluation_with_statistics_of_the_pruned_model(tmp_path: 
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ({"kind": "loss", "form": "trial"}, "try masks in a way that makes no sense"),
-        ({"kind": "loss", "form": "trial", "counts": [[1, -2]]}, "try masks in a way that makes no sense"),
-        ({"kind": "loss", "form": "trial", "counts": [[1.5]]}, "try masks in a way that makes no sense"),
-        ({"kind": "gradient", "counts": [[1]]}, "try masks in a way that makes no sense"),
-        ({"kind": "gradient", "form": "trial", "counts": [[1]]}, "not known here"),
-        ({"kind": "gradient", "tensors": [1]}, "in a way that makes no sense"),
+        ({"kind": "loss", "form": "trial"}, "asks to try 0 masks"),
+        ({"kind": "loss", "form": "trial", "candidates": 10**6}, "asks to try 1000000 masks"),
+        ({"kind": "loss", "form": "trial", "candidates": "2"}, "with candidates '2'"),
+        ({"kind": "gradient", "form": "trial", "candidates": 2}, "not known here"),
+        ({"kind": "loss", "form": "trial", "candidates": 2, "seed": -1}, "has the seed -1"),
+        ({"kind": "gradient", "blocks": -1}, "block 0 of -1"),
         ({"kind": "gradient", "top": 1}, "with top 1"),
         ({"kind": "magnitude", "form": "mask", "density": 0}, "density 0"),
     ],
@@ -108,10 +110,10 @@ def test_a_question_that_makes_no_sense_is_refused(asked: dict[str, object], sen
         Question.read(asked)
 
 
-def test_counts_of_another_model_are_refused(tmp_path: Path) -> None:
+def test_a_density_that_the_model_cannot_have_is_refused(tmp_path: Path) -> None:
     task = task_of(tmp_path, norm=False)
-    with pytest.raises(ValueError, match="2 counts for 4 tensors"):
-        tried(task, task.model(), [[1, 2]])
+    with pytest.raises(ValueError, match=r"density 0\.1 leaves 3 weights"):
+        tried(task, task.model(), density=0.1)
 
 
 def test_the_strongest_values_alone_are_sent(tmp_path: Path) -> None:

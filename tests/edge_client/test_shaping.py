@@ -109,7 +109,8 @@ def test_an_extrusion_pulls_the_smallest_weights_within_its_budget(task: Task) -
     module, weights, live = model(task)
     layout = module_layout(module, protect=task.protect)
     shaping = Shaping(extrusion=0.2, marked=0.67, first_rate=4.0)
-    request = request_of(weights, live, learning_rate=0.01, shaping=shaping)
+    asked = Question(kind="gradient", at=1.0, top=True, swap=0.67)
+    request = request_of(weights, live, learning_rate=0.01, shaping=shaping, question=asked)
     nn.utils.vector_to_parameters(torch.from_numpy(weights.copy()), module.parameters())
     descent = Descent(module, layout, request, live=live, num_steps=4)
     middle = list(module.parameters())[2]
@@ -140,7 +141,6 @@ def test_an_extrusion_pulls_the_smallest_weights_within_its_budget(task: Task) -
         ({"strength": -1.0}, "makes no sense"),
         ({"activations": 1.5}, "makes no sense"),
         ({"latent": 1}, "says latent 1"),
-        ({"marked_tensors": [1]}, "says marked_tensors"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(told: object, sentence: str) -> None:
@@ -149,5 +149,5 @@ def test_a_plan_that_makes_no_sense_is_refused(told: object, sentence: str) -> N
 
 
 def test_what_a_later_version_tells_is_ignored() -> None:
-    shaping = Shaping(latent=True, regularizer="l1", strength=0.5, marked_tensors=("a",))
+    shaping = Shaping(latent=True, regularizer="l1", strength=0.5)
     assert Shaping.read(shaping.to_plain() | {"new": 1}) == shaping

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hedgerow_coordinator.pruning.score import SCORES
-from hedgerow_coordinator.pruning.trial import block_of, candidate_counts
+from hedgerow_coordinator.pruning.trial import block_at
 
 if TYPE_CHECKING:
-    from hedgerow_codecs import Layout
     from hedgerow_coordinator.pruning.policy import PruningPolicy
 
 # What pruned weights have become on the devices: a score, and the value with which they come back.
@@ -21,7 +20,6 @@ def question_of(
     round_number: int,
     *,
     is_behind: bool = False,
-    layout: Layout | None = None,
     seed: int = 0,
 ) -> dict[str, object]:
     """Return what the devices are asked for in a round, beside their update; empty for nothing.
@@ -32,16 +30,22 @@ def question_of(
     ``batches``; ``at``: after which share of the steps; ``pruned``: whether pruned weights are scored;
     ``region``: ``pruned`` where they alone are; ``codec``. For masks and indices, besides: ``swap`` or
     ``density``, and ``protect``. For the strongest scores alone, besides: ``top``, ``swap``, ``protect``, and
-    ``tensors`` where they are of some. Of a trial, ``counts``. `layout` and `seed` are the run's; without a
-    layout what depends on it is left out.
+    ``block`` and ``blocks`` where they take turns. Of a trial, ``candidates``, ``density``, ``seed`` (the
+    run's) and ``protect``.
     ``transport/README.md`` has the table.
     """
     if not policy.changes_at(round_number + 1) and not is_behind:
         return {}
     question: dict[str, object] = {"batches": policy.score_batches}
     if policy.candidates and is_behind:
-        counts = () if layout is None else candidate_counts(layout, policy=policy, seed=seed)
-        return question | {"kind": "loss", "form": "trial", "counts": [list(count) for count in counts]}
+        return question | {
+            "kind": "loss",
+            "form": "trial",
+            "candidates": policy.candidates,
+            "density": policy.density,
+            "seed": seed,
+            "protect": list(policy.protect),
+        }
     if policy.policy in ("vote", "thompson"):
         swap = policy.regrow_at(round_number + 1)
         if swap == 0:
@@ -77,8 +81,8 @@ def question_of(
             "swap": swap,
             "protect": list(policy.protect),
         }
-        if policy.blocks and layout is not None:
-            question["tensors"] = list(block_of(layout, policy=policy, round_number=round_number + 1))
+        if policy.blocks:
+            question |= {"block": block_at(policy, round_number + 1), "blocks": policy.blocks}
         return question if swap > 0 else {}
     return question | {"at": 0.0, "pruned": any(score.scores_pruned for score in policy.asked())}
 
@@ -112,7 +116,6 @@ def told_by(
         shaping["activations"] = policy.activations
     if policy.extrusion > 0 and "swap" in question:
         shaping |= {"extrusion": policy.extrusion, "marked": question["swap"], "first_rate": first_rate}
-        shaping["marked_tensors"] = question.get("tensors", [])
     return told | ({"shaping": shaping} if shaping else {})
 
 

@@ -135,7 +135,12 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             "proposals keep each tensor's number of weights",
         ),
         (
-            policy.policy in ("vote", "tiered", "local", "thompson") and len(policy.protect) > MAX_TIERS,
+            (
+                policy.policy in ("vote", "tiered", "local", "thompson")
+                or policy.top_scores
+                or policy.candidates > 0
+            )
+            and len(policy.protect) > MAX_TIERS,
             "protect",
             f'must name at most {MAX_TIERS} tensors with policy "{policy.policy}": every round tells them',
         ),

@@ -17,7 +17,7 @@ from hedgerow_coordinator.pruning.score import SCORES, Scores, lamp_scores, magn
 from hedgerow_coordinator.pruning.selection import largest, select
 from hedgerow_coordinator.pruning.synflow import FLOW_STEPS, flow_scored
 from hedgerow_coordinator.pruning.thompson import sampled
-from hedgerow_coordinator.pruning.trial import block_of
+from hedgerow_coordinator.pruning.trial import open_tensors
 
 # Scores that say something about weights alone, without anything that came in.
 _OF_WEIGHTS = ("magnitude", "lamp", "row-norm", "synflow", "random")
@@ -236,7 +236,7 @@ def _swapped(known: Evidence, *, policy: PruningPolicy, round_number: int, share
     pruned than may grow.
     """
     mask, layout = known.mask, known.mask.layout
-    block = block_of(layout, policy=policy, round_number=round_number)
+    block = open_tensors(layout, policy=policy, round_number=round_number)
     scores, growth = SCORES[policy.score].compute(known), SCORES[policy.grow].compute(known)
     by_rank = policy.budget in ("global", "lamp")
     counts = _counts(

@@ -361,11 +361,9 @@ class PruningPolicy:
         """Return whether a mask is denser than a round should train under, as when scores have not come."""
         return mask.num_live > math.floor(self.density_at(round) * mask.layout.num_parameters + 1e-6)
 
-    def question_at(
-        self, round_number: int, *, is_behind: bool = False, layout: Layout | None = None, seed: int = 0
-    ) -> dict[str, object]:
+    def question_at(self, round_number: int, *, is_behind: bool = False, seed: int = 0) -> dict[str, object]:
         """Return what the devices are asked for in a round, beside their update; see `asking.question_of`."""
-        return question_of(self, round_number, is_behind=is_behind, layout=layout, seed=seed)
+        return question_of(self, round_number, is_behind=is_behind, seed=seed)
 
     def told(
         self, question: Mapping[str, object], *, round_number: int = 1, first_rate: float = 0.0
