@@ -29,6 +29,7 @@ from hedgerow.commands import (
 )
 from hedgerow.console import interrupted_by_signals, mute
 from hedgerow.exit_codes import EXPECTED_ERRORS, MEANINGS, ExitCode, code_of
+from hedgerow.fork_guard import can_fork, guarded
 
 COMMANDS = {
     "demo": demo,
@@ -50,6 +51,8 @@ COMMANDS = {
     "inspect": inspect,
     "doctor": doctor,
 }
+# These load ONNX files that Hedgerow may not have written.
+READ_FOREIGN_MODELS = ("export", "infer", "inspect", "calibrate", "deliver")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parser().parse_args(arguments)
+    # As a command of its own, that is; whoever calls us as a function has threads and captured output.
+    if arguments is None and options.command in READ_FOREIGN_MODELS and can_fork():
+        return guarded(options.command, lambda: _run(options))
+    return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         with interrupted_by_signals():
             code = int(COMMANDS[options.command].run(options))

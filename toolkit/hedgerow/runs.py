@@ -7,7 +7,8 @@ from pathlib import Path
 from hedgerow.errors import UsageError
 from hedgerow_codecs import Layout
 from hedgerow_coordinator import Plan, PlanError, RunStore
-from hedgerow_export import ModelError, TemplateError, read_model, template_layout
+from hedgerow_export import ModelError, TemplateError, check_foreign, read_model, template_layout
+from hedgerow_export.model_proto import check_bytes
 
 
 def read_template(plan: Plan) -> tuple[bytes, Layout]:
@@ -25,6 +26,8 @@ def read_template(plan: Plan) -> tuple[bytes, Layout]:
         raise UsageError(f"the template {path} is missing: `hedgerow init TASK` writes it")
     try:
         template = read_model(path)
+        if not check_bytes(template):
+            check_foreign(template)  # not sealed: not, or not only, of `hedgerow init`
         layout = template_layout(template)
     except (ModelError, TemplateError) as error:
         raise PlanError(f"{path} cannot be used: {error}", table="model", key="template") from error
