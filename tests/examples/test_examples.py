@@ -117,3 +117,16 @@ def test_an_example_runs_and_says_what_both_ways_cost(packs):
     assert table["density"] == ["0.5", "1.0"]
     ours, dense = (int(cell.replace(",", "")) for cell in table["bytes up"])
     assert 0 < ours < dense / 4
+
+
+def test_the_clients_of_the_transfer_example_have_digits_that_the_net_has_not_seen(packs):
+    task = load_task(EXAMPLES / "transfer.py")
+    inputs, targets = task.samples(None, client="client-1").batch(range(2))
+    # Writer 1 has the rows 6 to 11 of the pack, whose digits are 6 to 9, 0 and 1.
+    assert targets.tolist() == [1, 2]
+    assert tuple(task.model()(inputs).shape) == (2, 5)
+    test = task.test_samples(None)
+    assert test is not None
+    assert len(test) == 5
+    with pytest.raises(TaskError, match="clients are client-0 to client-99, not client-100"):
+        task.samples(None, client="client-100")
