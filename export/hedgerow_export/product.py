@@ -236,7 +236,13 @@ def _quantized(
 
     calibration = sample.inputs if sample.calibration is None else sample.calibration
     blind = _is_blind(sample, recipe)
-    made = quantize_int8(small, calibration, accept=None if blind else accept, ranges=sample.ranges)
+    made = quantize_int8(
+        small,
+        calibration,
+        accept=None if blind else accept,
+        ranges=sample.ranges,
+        clipping="error" if blind else None,
+    )
     return made.model, made.layers, made.spared
 
 

@@ -22,7 +22,7 @@ from hedgerow_export.calibration import fused_form, tensor_ranges
 from hedgerow_export.errors import ModelError, QuantizationError
 from hedgerow_export.model_proto import serialize_model
 from hedgerow_export.optional import require
-from hedgerow_export.ranges import ActivationRanges
+from hedgerow_export.ranges import CLIPPINGS, ActivationRanges
 from hedgerow_export.runner import Runner
 from hedgerow_export.tidying import IR_VERSION
 
@@ -67,7 +67,7 @@ def quantize_int8(
     accept: Callable[[bytes], bool] | None = None,
     error: Callable[[bytes], float] | None = None,
     ranges: ActivationRanges | None = None,
-    clipping: str = "error",
+    clipping: str | None = None,
 ) -> Int8Model:
     """Quantise a float model.
 
@@ -85,8 +85,8 @@ def quantize_int8(
         difference on the calibration inputs.
     ranges : ActivationRanges, optional
         Histograms that devices have counted; they take the place of the calibration inputs' ranges.
-    clipping : str
-        One of `CLIPPINGS`, for `ranges`.
+    clipping : str, optional
+        One of `CLIPPINGS`, for `ranges`; by default the one with the smaller error on the calibration inputs.
 
     Raises
     ------
@@ -103,10 +103,13 @@ def quantize_int8(
     if not layers:
         raise QuantizationError("The model has no convolution or linear layer that could be quantised.")
     runner = Runner(model)
+    measure = error or _distance(runner, rows[:_BATCH])
     if ranges is None:
         found = _calibrate(fused, [runner.input.name], runner, rows)
     else:
-        found = _told(tensor_ranges(fused, ranges, clipping=clipping))
+        told = [_told(tensor_ranges(fused, ranges, clipping=name)) for name in _clippings(clipping)]
+        compare = _distance(runner, rows)
+        found = min(told, key=lambda one: compare(_quantize(fused, one, ())) if len(told) > 1 else 0.0)
 
     def build(excluded: Sequence[str]) -> bytes:
         return _quantize(fused, found, [names[name] for name in excluded])
@@ -114,7 +117,6 @@ def quantize_int8(
     whole = build(())
     if accept is None or accept(whole):
         return Int8Model(model=whole, layers=len(layers), spared=())
-    measure = error or _distance(runner, rows[:_BATCH])
     order = _by_sensitivity(layers, build, measure)
     count = 1
     while count < len(layers):
@@ -127,6 +129,10 @@ def quantize_int8(
         "Quantised to 8 bits the model does not agree with its float version, whichever layers stay in "
         "float; export it with --quantize none, or give better --calibration inputs."
     )
+
+
+def _clippings(wanted: str | None) -> tuple[str, ...]:
+    return CLIPPINGS if wanted is None else (wanted,)
 
 
 def _by_sensitivity(

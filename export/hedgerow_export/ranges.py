@@ -114,11 +114,14 @@ class Histogram:
         if not self.counts.size or low == high:
             return low, high
         width = 2.0**self.exponent
-        centres = (self.first + np.arange(len(self.counts)) + 0.5) * width
-        found = _least(self.counts, centres, [(share * low, share * high) for share in _SHARES])
+        numbers = self.first + np.arange(len(self.counts))
+        # What is zero has no error: most values behind a ReLU are.
+        inside = np.where((numbers == 0) | (numbers == -1), 0.0, self.counts)
+        error = _Error(counts=self.counts, inside=inside, centres=(numbers + 0.5) * width)
+        found = error.least([(share * low, share * high) for share in _SHARES])
         # Then each end by itself.
-        found = _least(self.counts, centres, [(found[0], share * high) for share in _SHARES] + [found])
-        return _least(self.counts, centres, [(share * low, found[1]) for share in _SHARES] + [found])
+        found = error.least([(found[0], share * high) for share in _SHARES] + [found])
+        return error.least([(share * low, found[1]) for share in _SHARES] + [found])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -294,15 +297,22 @@ def _inflated(data: bytes, *, most: int) -> bytes:
     return body
 
 
-def _least(
-    counts: NDArray[np.float64], centres: NDArray[np.float64], tried: Iterable[tuple[float, float]]
-) -> tuple[float, float]:
-    """Return the one of some ranges with the least square error in 8 bits."""
-    best, least = (0.0, 0.0), math.inf
-    for low, high in tried:
-        outside = np.maximum(centres - high, 0) + np.maximum(low - centres, 0)
-        step = (high - low) / 255
-        error = float(np.sum(counts * np.where(outside > 0, outside**2, step**2 / 12)))
-        if error < least:
-            best, least = (low, high), error
-    return best
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Error:
+    """The square error of 8 bits for a range."""
+
+    counts: NDArray[np.float64]
+    inside: NDArray[np.float64]
+    centres: NDArray[np.float64]
+
+    def least(self, tried: Iterable[tuple[float, float]]) -> tuple[float, float]:
+        """Return the one of some ranges with the least error."""
+        best, least = (0.0, 0.0), math.inf
+        for low, high in tried:
+            outside = np.maximum(self.centres - high, 0) + np.maximum(low - self.centres, 0)
+            step = (high - low) / 255
+            steps = step**2 / 12 * float(np.sum(self.inside[outside == 0]))
+            error = float(np.sum(self.counts * outside**2)) + steps
+            if error < least:
+                best, least = (low, high), error
+        return best

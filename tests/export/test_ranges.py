@@ -260,3 +260,26 @@ def test_ranges_of_another_model_and_models_without_layers_are_refused() -> None
     plain = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     with pytest.raises(QuantizationError, match="no convolution or linear layer"):
         calibration_form(plain.SerializeToString())
+
+
+def test_of_two_ways_to_clip_the_better_one_on_the_gateways_inputs_is_taken() -> None:
+    model = network()
+    form = calibration_form(model)
+    rng = np.random.default_rng(3)
+    rows = rng.random((200, 1, 12, 12)).astype(np.float32)
+    wanted = Runner(model)(rows).astype(np.float64)
+
+    def errors(counted: ActivationRanges) -> dict[str | None, float]:
+        found = {}
+        for clipping in ("none", "error", None):
+            made = quantize_int8(model, rows, ranges=counted, clipping=clipping)
+            found[clipping] = float(np.sqrt(np.mean((Runner(made.model)(rows) - wanted) ** 2)))
+        return found
+
+    plain = count_activations(form, rows)
+    measured = errors(plain)
+    assert measured[None] == min(measured.values())
+    # One device has a sensor that shouts once.
+    loud = rows[:1] * 40
+    measured = errors(plain + count_activations(form, loud))
+    assert measured[None] == measured["error"] < measured["none"]
