@@ -311,10 +311,10 @@ class Plan:
                 table="codec",
                 key="feedback",
             )
-        if self.model.freeze and pruning.policy in ("local", "personal", "sampled", "thompson"):
+        if self.model.freeze and pruning.policy in ("personal", "sampled"):
             raise SettingError(
                 f'must be empty with policy "{pruning.policy}", whose devices choose weights everywhere; '
-                '"server", "vote" and "tiered" leave frozen tensors alone',
+                "all other policies leave frozen tensors alone",
                 table="model",
                 key="freeze",
             )

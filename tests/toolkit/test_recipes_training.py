@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.local_trainers import LocalTrainers
+from numpy.typing import NDArray
 
 from hedgerow.simulation import Simulation
-from hedgerow_codecs import Mask
+from hedgerow_codecs import Layout, Mask, seeded_parameters
 from hedgerow_coordinator import Coordinator, RunStore, parse_plan, plan_template
 from hedgerow_coordinator.pruning import RECIPES, with_settings
 from hedgerow_export import make_template
@@ -50,6 +51,8 @@ class Outcome:
     traffic: dict[tuple[str, str], int]
     asked: dict[int, str]
     events: tuple[str, ...]
+    layout: Layout
+    weights: NDArray[np.float32]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,23 +71,25 @@ def run(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-de
     folder = tmp_path_factory.mktemp("recipes")
 
     @cache
-    def outcome(recipe: str) -> Outcome:
+    def outcome(recipe: str, *, freeze: tuple[str, ...] = ()) -> Outcome:
         trainers = local_trainers(folder / "task.py")
         text = with_settings(
-            plan_template(name="t", rounds=ROUNDS, min_clients=4, density=0.3),
+            plan_template(name="t", rounds=ROUNDS, min_clients=4, density=0.5 if freeze else 0.3),
             RECIPES[recipe].settings(ROUNDS),
         )
         text = with_settings(text, {"training": {"learning_rate": 0.2, "batch_size": 16, "epochs": 2}})
         if recipe in ("fiarse", "heterofl"):
             # Devices of a simulation have no memory size.
             text = with_settings(text, {"pruning.tiers": {"c": 0.25, "d": 0.0625}})
+        if freeze:
+            text = with_settings(text, {"model": {"freeze": list(freeze)}})
         plan = parse_plan(text.encode())
         template = b"x"
         if recipe in ("synflow", "heterofl", "hermes"):
             # Those that look at the graph, which takes seconds to export.
             template = make_template(trainers.module, torch.randn(3, 12), layout=trainers.layout)
         with RunStore.create(
-            folder / recipe, plan_bytes=plan.source, template_bytes=template, run_id="t"
+            folder / "-".join((recipe, *freeze)), plan_bytes=plan.source, template_bytes=template, run_id="t"
         ) as store:
             simulation = Simulation(
                 lambda read_traffic: Coordinator(
@@ -113,6 +118,8 @@ def run(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-de
                 traffic=store.traffic(),
                 asked=trainers.asked,
                 events=tuple(event.kind for event in store.events()),
+                layout=trainers.layout,
+                weights=simulation.coordinator.state.weights,
             )
 
     return outcome
@@ -190,6 +197,21 @@ def test_the_methods_of_server_and_devices(run) -> None:  # type: ignore[no-unty
     # Indices alone cost less than values; a trial costs next to nothing.
     assert traffic["fedrts"]["frames", "votes"] < traffic["feddip"]["frames", "scores"] / 4
     assert 0 < traffic["fedtiny"]["frames", "losses"] < 4 * 120
+
+
+@pytest.mark.parametrize("recipe", ["sparsyfed", "fedrts"])
+def test_what_is_frozen_is_neither_pruned_nor_sent(run, recipe: str) -> None:  # type: ignore[no-untyped-def]
+    frozen = run(recipe, freeze=("0.weight",))
+    assert frozen.accuracy > LEAST
+    assert frozen.mask.density == pytest.approx(0.5, abs=0.001)
+    (part,) = [
+        slice(start, start + spec.size)
+        for spec, start in zip(frozen.layout.tensors, frozen.layout.offsets, strict=False)
+        if spec.name == "0.weight"
+    ]
+    assert np.array_equal(frozen.weights[part], seeded_parameters(frozen.layout, seed=7)[part])
+    # Under a denser mask; what is frozen is half of it.
+    assert frozen.traffic["received", "chunk"] < run(recipe).traffic["received", "chunk"]
 
 
 def test_prunefl_begins_with_one_device(run) -> None:  # type: ignore[no-untyped-def]
