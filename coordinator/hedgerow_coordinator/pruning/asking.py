@@ -122,7 +122,7 @@ def told_by(
 def strength_at(policy: PruningPolicy, round_number: int) -> float:
     """Return what the regulariser is multiplied by in a round, from 1.
 
-    It rises from 0 in so many equal steps as the plan says (Long et al. 2023, "FedDIP", equation 4): in the
+    It rises from 0 in so many equal steps as the plan says, as in FedDIP (Long et al. 2023): in the
     i-th part of the rounds up to `end_round`, i from 0, it is ``i / steps`` of the whole. With one step it is
     the whole all along.
     """
