@@ -44,7 +44,7 @@ def seeds(target: str) -> Iterator[bytes]:
     """Yield sound inputs."""
     module = importlib.import_module(target)
     if target == "messages":
-        for number, message in enumerate(module.MESSAGES):
+        for number, message in enumerate(module.SAMPLES):
             yield bytes([number]) + message.encode()
             if type(message).__name__ in ("Accept", "Ack", "Route"):
                 yield bytes([module.DOWN]) + message.encode()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 import tracemalloc
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -13,90 +15,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hedgerow_transport import (
+    MESSAGE_TYPES,
     Accept,
     Ack,
     BlobRef,
-    CoordinatorState,
     Decline,
-    Delivery,
-    DeliveryReport,
-    DeviceState,
     Manifest,
     Message,
     MessageError,
-    Need,
     Offer,
-    Presence,
     Rebirth,
     RoundPlan,
     Route,
-    Sync,
     cohort_hash,
     decode_down,
     decode_message,
     encode_cohort,
 )
 
-D = bytes(range(16))
-UPDATE = BlobRef(kind="update", digest=D, size=5000)
-MANIFEST = Manifest(
-    run="run-1",
-    state="round",
-    round=3,
-    attempt=1,
-    version=2,
-    layout=D,
-    mask=D,
-    model=D,
-    plan=BlobRef(kind="plan", digest=D, size=90),
-    steps=(UPDATE,),
-    base_version=1,
-    cohort=encode_cohort(["pi-1", "pi-2"]),
-    deadline_s=30.0,
-)
-PLAN = RoundPlan(
-    seed=7,
-    epochs=1,
-    batch_size=64,
-    learning_rate=0.01,
-    codec={"codec_id": "deadzone", "step": 0.5, "stages": ["rans", {"lanes": 4}], "x": None, "y": True},
-    max_seconds=60.0,
-    feedback="ef21",
-)
-MESSAGES: tuple[Message, ...] = (
-    MANIFEST,
-    PLAN,
-    Sync(version=-1, model=D),
-    Route(version=4, steps=(UPDATE, UPDATE), base_version=-1),
-    Need(digest=D, bitmap=b"\x05"),
-    Offer(
-        run="run-1", round=3, update=UPDATE, num_samples=10, metrics={"loss": 0.5}, train_s=1.5, estimate=D
-    ),
-    Accept(run="run-1", round=3, digest=D, have=b"\x01"),
-    Ack(run="run-1", round=3, digest=D, status="late", reason="the round is over"),
-    Decline(run="run-1", round=3, reason="too warm"),
-    Presence(
-        client="pi-1",
-        session=4,
-        online=True,
-        profile={"ram_mib": 4096, "model": "Pi 4", "t": 51.5, "b": None},
-        at=1_800_000_000,
-    ),
-    CoordinatorState(run="run-1", session=2, online=False, message="stopped", at=1_800_000_000),
-    DeviceState(session=4, state="paused", round=3, at=1_800_000_000, reason="too warm"),
-    Rebirth(),
-    Delivery(model=BlobRef(kind="export", digest=D, size=9), devices="pi-*,shed", serial=4, at=1_800_000_000),
-    DeliveryReport(
-        model=D,
-        purpose="calibrate",
-        outcome="measured",
-        metric="accuracy",
-        numbers={"after": 0.9, "samples": 100},
-        ranges=b"\x01\x02",
-        in_use=D,
-    ),
-)
-EVERY = pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+FUZZ = Path(__file__).parents[1] / "fuzz"
+if str(FUZZ) not in sys.path:
+    sys.path.insert(0, str(FUZZ))
+
+from message_samples import DIGEST, MANIFEST, PLAN, SAMPLES, UPDATE  # noqa: E402  # needs the path above
+
+EVERY = pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
 
 
 @EVERY
@@ -105,9 +48,13 @@ def test_what_is_encoded_comes_back(message: Message) -> None:
     assert message.encode() == message.encode()
 
 
+def test_every_type_has_a_sample() -> None:
+    assert [type(message) for message in SAMPLES] == list(MESSAGE_TYPES)
+
+
 def test_tags_and_keys_are_unique_and_short() -> None:
-    assert len({type(message).TAG for message in MESSAGES}) == len(MESSAGES) == 15
-    for message in MESSAGES:
+    assert len({type(message).TAG for message in SAMPLES}) == len(SAMPLES)
+    for message in SAMPLES:
         keys = [entry.metadata["key"] for entry in dataclasses.fields(message)]
         assert len(set(keys)) == len(keys)
         assert all(len(key) == 1 and key not in "vt" for key in keys)
@@ -115,7 +62,7 @@ def test_tags_and_keys_are_unique_and_short() -> None:
 
 def test_bytes_on_the_wire() -> None:
     # Written down by hand from the tables in transport/README.md: a map of 7, keys in the order of the table.
-    ack = Ack(run="run-1", round=3, digest=D, status="late", reason="over")
+    ack = Ack(run="run-1", round=3, digest=DIGEST, status="late", reason="over")
     assert ack.encode().hex() == (
         "87"
         + "a17601"
@@ -123,7 +70,7 @@ def test_bytes_on_the_wire() -> None:
         + "a172a572756e2d31"
         + "a16e03"
         + "a164c410"
-        + D.hex()
+        + DIGEST.hex()
         + "a17302"
         + "a179a46f766572"
     )
@@ -195,7 +142,7 @@ def _field_at_fault(payload: bytes, message: Message, field: str) -> tuple[str, 
 
 @EVERY
 def test_another_message_on_the_topic_is_refused(message: Message) -> None:
-    for other in MESSAGES:
+    for other in SAMPLES:
         if type(other) is not type(message):
             with pytest.raises(MessageError):
                 decode_message(other.encode(), type(message))
@@ -271,7 +218,7 @@ def test_only_our_error_comes_out(message: Message, data: st.DataObject) -> None
 
 
 def test_down_is_told_apart_by_tags() -> None:
-    for message in MESSAGES:
+    for message in SAMPLES:
         if isinstance(message, (Accept, Ack, Route, Rebirth)):
             assert decode_down(message.encode()) == message
         else:
@@ -280,7 +227,7 @@ def test_down_is_told_apart_by_tags() -> None:
 
 
 def test_the_largest_manifest_stays_below_1000_bytes() -> None:
-    blob = BlobRef(kind="update", digest=D, size=2**32 - 1)
+    blob = BlobRef(kind="update", digest=DIGEST, size=2**32 - 1)
     most = 2**31 - 1
     largest = Manifest(
         run="r" * 64,
@@ -288,9 +235,9 @@ def test_the_largest_manifest_stays_below_1000_bytes() -> None:
         round=most,
         attempt=most,
         version=most,
-        layout=D,
-        mask=D,
-        model=D,
+        layout=DIGEST,
+        mask=DIGEST,
+        model=DIGEST,
         plan=blob,
         steps=(blob,) * 8,
         base_version=most,

@@ -82,6 +82,7 @@ from hedgerow_transport.manifest import (
 )
 from hedgerow_transport.memory_hub import MemoryHub, MemoryLink
 from hedgerow_transport.message import MESSAGE_VERSION, Message, decode_message
+from hedgerow_transport.message_types import MESSAGE_TYPES
 from hedgerow_transport.mosquitto_config import (
     COORDINATOR_IDENTITY,
     MosquittoConfig,
@@ -128,6 +129,7 @@ __all__ = [
     "MAX_MANIFEST_STEPS",
     "MAX_RANGES_BYTES",
     "MAX_ROUTE_STEPS",
+    "MESSAGE_TYPES",
     "MESSAGE_VERSION",
     "MIN_CHUNK_BYTES",
     "MOSQUITTO_CONFIG_NAME",

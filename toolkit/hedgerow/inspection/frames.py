@@ -8,43 +8,8 @@ from typing import Any
 from hedgerow.errors import UsageError
 from hedgerow.inspection.description import Description, Fact, digest_fact, size_fact
 from hedgerow_codecs import CodecError, FrameHeader, FrameKind, read_header, unbundle
-from hedgerow_transport import (
-    CHUNK_HEADER_BYTES,
-    Accept,
-    Ack,
-    BlobRef,
-    CoordinatorState,
-    Decline,
-    DeviceState,
-    Manifest,
-    Message,
-    MessageError,
-    Need,
-    Offer,
-    Presence,
-    Rebirth,
-    RoundPlan,
-    Route,
-    Sync,
-    count,
-    decode_chunk,
-)
+from hedgerow_transport import CHUNK_HEADER_BYTES, MESSAGE_TYPES, BlobRef, MessageError, count, decode_chunk
 
-MESSAGES: tuple[type[Message], ...] = (
-    Manifest,
-    RoundPlan,
-    Sync,
-    Route,
-    Need,
-    Offer,
-    Accept,
-    Ack,
-    Decline,
-    Presence,
-    CoordinatorState,
-    DeviceState,
-    Rebirth,
-)
 _FRAMES = {
     FrameKind.UPDATE: "a client's update",
     FrameKind.MODEL_DELTA: "a model's step from one version to the next",
@@ -115,7 +80,7 @@ def describe_message(data: bytes) -> Description:
         It is none, or one with a fault, which the sentence names.
     """
     fault = "is a msgpack map, but no message that this version knows"
-    for kind in MESSAGES:
+    for kind in MESSAGE_TYPES:
         try:
             message = kind.decode(data)
         except MessageError as error:

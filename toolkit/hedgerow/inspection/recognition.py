@@ -10,11 +10,11 @@ from typing import BinaryIO
 from hedgerow.errors import UsageError
 from hedgerow.inspection.arrays import describe_npz, describe_onnx, describe_safetensors
 from hedgerow.inspection.description import Description
-from hedgerow.inspection.frames import MESSAGES, describe_chunk, describe_frame, describe_message
+from hedgerow.inspection.frames import describe_chunk, describe_frame, describe_message
 from hedgerow.inspection.runs import STATE_MAGIC, describe_client_state, describe_plan, describe_run
 from hedgerow.quantities import bytes_text
 from hedgerow_export import ExportError
-from hedgerow_transport import CHUNK_HEADER_BYTES, MAX_CHUNK_BYTES
+from hedgerow_transport import CHUNK_HEADER_BYTES, MAX_CHUNK_BYTES, MESSAGE_TYPES
 
 # What has to be read whole is read up to this; a frame or model of an edge device is far smaller.
 MAX_READ_BYTES = 1 << 29
@@ -78,7 +78,9 @@ def _file(file: BinaryIO, *, path: Path) -> Description:
         return describe_npz(file, num_bytes=num_bytes)
     if _is_safetensors(head, num_bytes=num_bytes):
         return describe_safetensors(path)
-    if (head[0] in _SMALL_MAPS or head[0] == _MAP_16) and num_bytes <= max(m.MAX_BYTES for m in MESSAGES):
+    if (head[0] in _SMALL_MAPS or head[0] == _MAP_16) and num_bytes <= max(
+        m.MAX_BYTES for m in MESSAGE_TYPES
+    ):
         return describe_message(_read(file, num_bytes=num_bytes))
     return _without_magic(file, head=head, num_bytes=num_bytes, source=path.name)
 
