@@ -387,10 +387,11 @@ class Plan:
                 'must be "sgd" with rate 1 and no momentum with policy "sampled": a mean of masks is no step',
             ),
             (
-                is_sampled and (self.training.proximal_mu > 0 or self.training.weight_decay > 0),
+                is_sampled
+                and self.training.momentum + self.training.proximal_mu + self.training.weight_decay > 0,
                 "training",
-                "proximal_mu",
-                'and weight_decay must be 0 with policy "sampled": weights do not move',
+                "momentum",
+                'and proximal_mu and weight_decay must be 0 with policy "sampled": weights do not move',
             ),
         )
         for broken, table, key, sentence in rules:

@@ -10,7 +10,7 @@ import pytest
 from hedgerow_codecs import Layout, signed_constants
 from hedgerow_coordinator import network_of
 from hedgerow_coordinator.errors import SettingError
-from hedgerow_coordinator.plan import CodecSettings, Plan
+from hedgerow_coordinator.plan import CodecSettings, Plan, TrainingSettings
 from hedgerow_coordinator.pruning import PruningPolicy
 from hedgerow_coordinator.sampled import posterior
 from hedgerow_coordinator.server_optimizer import AggregationSettings
@@ -120,6 +120,7 @@ def test_a_mask_that_is_none_is_refused(make_plan: MakePlan, make_rig: MakeRig) 
         ({"codec": CodecSettings(feedback="none")}, 'must be "bits" on the way up'),
         ({"codec": replace(BITS, feedback="residual")}, "masks leave nothing out"),
         ({"aggregation": AggregationSettings(server_momentum=0.5)}, "a mean of masks is no step"),
+        ({"training": TrainingSettings(momentum=0.9)}, "weights do not move"),
         (
             {"pruning": PruningPolicy(policy="none")},
             'must be "bits" on the way up with policy "sampled", and nowhere else',
@@ -134,7 +135,9 @@ def test_a_plan_refuses_what_does_not_go_together(
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("policy", [{"density": 0.5}, {"rewind": True}, {"protect": ("a",)}, {"power": 2.0}])
+@pytest.mark.parametrize(
+    "policy", [{"density": 0.5}, {"rewind": True}, {"protect": ("a",)}, {"power": 2.0}, {"regularizer": "l1"}]
+)
 def test_what_makes_no_sense_is_refused(policy: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match="sampled"):
         PruningPolicy(**({"policy": "sampled", "density": 1.0} | policy))

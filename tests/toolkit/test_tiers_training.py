@@ -30,7 +30,7 @@ def build_model():
     )
 
 def load_data(folder, client):
-    digits, rows = load_digits(), slice(int(client[-1]), 1400, 6)
+    digits, rows = load_digits(), np.random.default_rng(0).permutation(1797)[int(client[-1]) : 1400 : 6]
     return digits.images[rows, None].astype(np.float32) / 16, digits.target[rows]
 
 def loss(outputs, targets):
@@ -44,7 +44,7 @@ seed = {seed}
 [cohort]
 min_clients = 6
 [training]
-batch_size = 16
+batch_size = 32
 epochs = 2
 learning_rate = 0.05
 momentum = 0.5
@@ -124,12 +124,12 @@ def run(trainers: Trainers, folder: Path, *, pruning: str, seed: int) -> Outcome
         assert simulation.coordinator.failure is None
         records = list(store.update_records())
         weights = simulation.coordinator.state.weights
-    digits = load_digits()
-    inputs = digits.images[1400:, None].astype(np.float32) / 16
+    digits, rows = load_digits(), np.random.default_rng(0).permutation(1797)[1400:]
+    inputs = digits.images[rows, None].astype(np.float32) / 16
     model = fill_template(trainers.template, weights, layout=trainers.layout)
     by_client = {name: [r.num_bytes for r in records if r.client == name] for name in CLIENTS}
     return Outcome(
-        accuracy=evaluate(model, inputs, digits.target[1400:], "accuracy").value,
+        accuracy=evaluate(model, inputs, digits.target[rows], "accuracy").value,
         bytes_by_client={name: float(np.mean(sizes)) for name, sizes in by_client.items()},
         rounds_by_client={name: len(sizes) for name, sizes in by_client.items()},
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hedgerow.errors import UsageError
 from hedgerow.runs import open_finished_rounds
+from hedgerow_codecs import width_tier
 from hedgerow_coordinator import (
     CHECK_DATA,
     RunStore,
@@ -47,6 +48,8 @@ class ExportRequest:
         Files of histograms that devices have counted, in place of `calibration`.
     facts : dict[str, str]
         Entries for the model: labels, input, licence.
+    width : float
+        Of a run with tiers by width: the model of a device with this share of the channels, in (0, 1].
     """
 
     round: int | None = None
@@ -54,6 +57,7 @@ class ExportRequest:
     calibration: Path | None = None
     ranges: tuple[Path, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
+    width: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,9 @@ def export_run(
         sample = _sample(store, data, wanted.calibration)
         template, metric = store.template_bytes(), store.plan.evaluate.metric
         metadata = _metadata(store, round_number) | _epoch(state) | wanted.facts
+        if wanted.width < 1:
+            state = _narrowed(state, store, width=wanted.width)
+            metadata["width"] = f"{wanted.width:g}"
     dense, verification = fill_checked(
         template,
         state.weights,
@@ -219,6 +226,21 @@ def read_ranges(path: Path) -> ActivationRanges:
         raise UsageError(f"--ranges {path} cannot be read: {error.strerror or error}") from error
     except ModelError as error:
         raise UsageError(f"--ranges {path}: {error}") from error
+
+
+def _narrowed(state: ServerState, store: RunStore, *, width: float) -> ServerState:
+    """Return a version with zeros where a device of this width has nothing; the export takes them out."""
+    from hedgerow_coordinator.pruning import told_channels
+
+    if store.plan.pruning.tier_by != "width":
+        raise UsageError("--width is for runs whose devices have models of different widths (tier_by)")
+    layout = state.mask.layout
+    sets = told_channels(store.plan.pruning, template=store.template_bytes, layout=layout)
+    covered = width_tier(sets, mask=state.mask, share=width).covered
+    for tensor, start in zip(layout.tensors, layout.offsets, strict=False):
+        # A variance of zero is no variance; its channel is zero by its scale and shift.
+        covered[start : start + tensor.size] |= tensor.kind == "buffer"
+    return replace(state, weights=np.where(covered, state.weights, np.float32(0)))
 
 
 def _version(store: RunStore, round_number: int | None) -> tuple[int, ServerState]:

@@ -60,9 +60,11 @@ def _sampled_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...]:
             "outcome",
         ),
         (
-            sampled and (policy.regrow > 0 or policy.rewind or policy.power > 1),
+            sampled
+            and (policy.regrow > 0 or policy.rewind or policy.power > 1 or policy.regularizer != "none"),
             "regrow",
-            'rewind and power must be left out with policy "sampled": weights neither grow nor move',
+            'rewind, power and regularizer must be left out with policy "sampled": '
+            "weights neither grow nor move",
         ),
         (
             sampled and (policy.solo_rounds > 0 or policy.tolerance > 0),

@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--round", type=int, metavar="N", help="an older round that the run still keeps")
     parser.add_argument(
+        "--width",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="the model of a device with this share of the channels, of a run with tiers by width",
+    )
+    parser.add_argument(
         "--quantize",
         choices=_KINDS,
         help="int8: weights and activations of 8 bits, with calibrated ranges; int4-weights: linear layers' "
@@ -113,6 +120,8 @@ def _request(options: argparse.Namespace) -> ExportRequest:
     from hedgerow.exporting import ExportRequest
     from hedgerow_export import Limits, Recipe, find_target
 
+    if not 0 < options.width <= 1:
+        raise UsageError(f"--width {options.width} is not above 0 and at most 1")
     if not 0 <= options.max_drop <= 100:
         raise UsageError(f"--max-drop {options.max_drop} is not between 0 and 100")
     if options.ranges and options.calibration:
@@ -134,6 +143,7 @@ def _request(options: argparse.Namespace) -> ExportRequest:
         **({"licence": options.licence} if options.licence else {}),
     }
     return ExportRequest(
+        width=options.width,
         round=options.round,
         recipe=recipe,
         calibration=options.calibration,
