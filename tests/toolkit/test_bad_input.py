@@ -81,7 +81,7 @@ def replace(path: Path, old: str, new: str) -> None:
 def test_an_unknown_key_of_the_plan_is_named_with_line_and_nearest(project: Path, refused: Run) -> None:
     replace(project / "plan.toml", "quorum = 0.6", "qorum = 0.6")
     said = refused(ExitCode.USAGE, "coordinator", project / "plan.toml", "--broker", NOBODY)
-    assert "plan.toml, line 15: [cohort] qorum is not a known key; did you mean quorum?" in said
+    assert "plan.toml, line 17: [cohort] qorum is not a known key; did you mean quorum?" in said
 
 
 def test_a_wrong_type_in_the_plan_is_named(project: Path, refused: Run) -> None:
