@@ -11,6 +11,7 @@ Result = Mapping[str, object]
 
 _COLORS = ("#1b6b3a", "#c2571a", "#5b6b8c", "#7a4b8f", "#b08d1e", "#2f8f9d", "#9b2d4e", "#6f6f6f")
 _MARKERS = "os^vDx*P"
+_DASHES = ("-", "--", ":", "-.", (0, (1, 3)))
 # FedDST's published means, MNIST and Fashion-MNIST: Bibikar 2022's method on this benchmark, float32.
 _PUBLISHED = {
     "mnist_writers": ((0.2, 0.8857), (0.1, 0.8610), (0.05, 0.7223)),
@@ -32,30 +33,26 @@ def plot_pruning(results: Sequence[Result], path: Path) -> None:
     from matplotlib import pyplot
 
     packs = sorted({str(result["pack"]) for result in results}, reverse=True)
+    names = list(dict.fromkeys(str(result["recipe"]) for result in results))
+    looks = dict(zip(names, itertools.cycle(zip(_COLORS, _MARKERS, strict=True)), strict=False))
     figure, axes = pyplot.subplots(len(packs), 2, figsize=(9, 3.4 * len(packs)), squeeze=False)
     for (by_bytes, by_density), pack in zip(axes, packs, strict=True):
         lines = mean_lines([result for result in results if result["pack"] == pack])
-        for (label, line), color in zip(lines.items(), itertools.cycle(_COLORS), strict=False):
-            by_bytes.plot(line.uplink_mb, line.accuracies, color=color, linewidth=1.2, label=label)
+        recipes: dict[str, list[tuple[float, float]]] = {}
+        for label, line in lines.items():
+            points = recipes.setdefault(line.recipe, [])
+            dashes = _DASHES[len(points) % len(_DASHES)]
+            color = looks[line.recipe][0]
+            by_bytes.plot(line.uplink_mb, line.accuracies, color=color, linestyle=dashes, label=label)
+            points.append((line.density, line.accuracies[-1]))
         by_bytes.set_xscale("log")
         by_bytes.set_xlabel("sent by all clients so far, MB", fontsize=8)
         by_bytes.set_ylabel("accuracy", fontsize=8)
-        recipes: dict[str, list[tuple[float, float]]] = {}
-        for line in lines.values():
-            recipes.setdefault(line.recipe, []).append((line.density, line.accuracies[-1]))
-        recipes["FedDST, published"] = list(_PUBLISHED[pack])
-        for (recipe, points), color, marker in zip(
-            recipes.items(), itertools.cycle(_COLORS), itertools.cycle(_MARKERS), strict=False
-        ):
-            ordered = sorted(points)
+        published = "FedDST, published"
+        for recipe, points in {**recipes, published: list(_PUBLISHED[pack])}.items():
+            color, marker = looks.get(recipe, ("#999999", "."))
             by_density.plot(
-                [density for density, _ in ordered],
-                [accuracy for _, accuracy in ordered],
-                color=color,
-                marker=marker,
-                markersize=4,
-                linewidth=1.2,
-                label=recipe,
+                *zip(*sorted(points), strict=True), color=color, marker=marker, markersize=4, label=recipe
             )
         by_density.set_xscale("log")
         by_density.set_xticks(
