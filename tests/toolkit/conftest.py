@@ -16,10 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hedgerow.exit_codes import ExitCode
 from hedgerow.main import main
+from hedgerow.runs import read_template
 from hedgerow_codecs import Layout, Mask, TensorSpec
-from hedgerow_coordinator import RoundRecord, RunStore, ServerState, UpdateRecord
-from hedgerow_transport import Broker, BrokerMissing, start_broker
+from hedgerow_coordinator import RoundRecord, RunStore, ServerState, UpdateRecord, load_plan, open_run
+from hedgerow_export import template_parameters
+from hedgerow_transport import (
+    Broker,
+    BrokerMissing,
+    start_broker,
+)
 
 # The benchmarks, whose trainers some tests use, are not installed.
 ROOT = str(Path(__file__).parents[2])
@@ -226,3 +233,57 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
         return port
+
+
+NOBODY = "mqtt://127.0.0.1:1"
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command that must end with a code, within 5 seconds; return what it said."""
+
+    def run(code: ExitCode, *arguments: object, within_s: float = 5.0) -> str:
+        capfd.readouterr()
+        started = time.monotonic()
+        found = main([str(argument) for argument in arguments])
+        seconds = time.monotonic() - started
+        captured = capfd.readouterr()
+        assert found == code, captured
+        assert "Traceback" not in captured.out + captured.err
+        assert seconds < within_s
+        if not captured.err:
+            return captured.out
+        sentence = captured.err.strip().splitlines()[-1]
+        assert sentence.startswith(f"hedgerow {arguments[0]}: ")
+        return sentence
+
+    return run
+
+
+@pytest.fixture
+def project(initialised: Path, tmp_path: Path) -> Path:
+    """Return a folder with plan, template and test data that a test may spoil."""
+    return Path(shutil.copytree(initialised, tmp_path / "project"))
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, (old, text.count(old))
+    path.write_text(text.replace(old, new))
+
+
+@pytest.fixture(scope="module")
+def committed_run(initialised: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run with one committed round, made without training; only to be read."""
+    directory = tmp_path_factory.mktemp("committed") / "run"
+    plan = load_plan(initialised / "plan.toml")
+    template, layout = read_template(plan)
+    flat = template_parameters(template)
+    with open_run(plan, directory=directory, template=template) as store:
+        for version in (0, 1):
+            state = ServerState(version=version, mask=Mask.dense(layout), weights=flat, published=flat)
+            store.commit_round(RoundRecord(round=version, started=0.0, ended=1.0, seconds=1.0), state)
+    return directory
