@@ -230,6 +230,7 @@ def test_too_many_wishes_are_refused(make_plan: MakePlan, make_rig: MakeRig) -> 
         ({"score": "lamp"}, 'must be "magnitude" with policy "thompson"'),
         ({"schedule": "cubic"}, 'must be "constant" (schedule)'),
         ({"budget": "global"}, '"erk", "er" or "uniform" (budget) with policy "thompson"'),
+        ({"tolerance": 0.1}, 'must be 0 with policy "thompson"'),
         ({"fusion": 1.5}, "must be at least 0 and at most 1"),
         ({"influence": 0.0}, "must be more than 0"),
     ],

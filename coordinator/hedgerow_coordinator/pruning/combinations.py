@@ -202,9 +202,9 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             "the devices prune, weight by weight, and nothing comes back",
         ),
         (
-            policy.policy == "local" and policy.tolerance > 0,
+            policy.policy in ("local", "thompson") and policy.tolerance > 0,
             "tolerance",
-            'must be 0 with policy "local": the devices prune in every round',
+            f'must be 0 with policy "{policy.policy}", whose masks follow from every round',
         ),
         (
             policy.policy == "local" and (policy.schedule == "adaptive" or policy.density == 1),
