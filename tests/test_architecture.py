@@ -43,6 +43,7 @@ TORCH_FILES = {
     "hedgerow_edge_client/freezing.py",
     "hedgerow_edge_client/held_out.py",
     "hedgerow_edge_client/information.py",
+    "hedgerow_edge_client/label_mask.py",
     "hedgerow_edge_client/mask_descent.py",
     "hedgerow_edge_client/parameters.py",
     "hedgerow_edge_client/samples.py",

@@ -66,6 +66,7 @@ def training_of(
         shaping=Shaping.read(plan.pruning.get("shaping", {})),
         frozen=frozen_of(plan, replica.mask.layout).names,
         personal=personal_rule(plan, replica.mask.layout),
+        mask_labels=plan.pruning.get("mask_labels") is True,
         sampled=seed_of_sampled(plan),
         width=part.share if part.width is not None else 1.0,
     )

@@ -58,6 +58,8 @@ class TrainRequest:
     width
         Share of its channels that a model cut down by width has; outputs of layers that are cut are divided
         by it in training (HeteroFL's scaler). 1 for a whole model.
+    mask_labels
+        Whether logits of labels that the device has not are zero in its loss.
     sampled
         The seed of weights that stay as they were drawn; `weights` are then the probabilities that they are
         there, which are trained, and the result's are a mask of 0 and 1 (FedPM). None for weights.
@@ -86,6 +88,7 @@ class TrainRequest:
     frozen: tuple[str, ...] = ()
     personal: PersonalRule | None = None
     width: float = 1.0
+    mask_labels: bool = False
     sampled: int | None = None
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from hedgerow_edge_client.descent import Descent
 from hedgerow_edge_client.errors import TaskError, TrainingCancelled, TrainingDiverged
 from hedgerow_edge_client.forward import forward
 from hedgerow_edge_client.freezing import frozen_tensors
+from hedgerow_edge_client.label_mask import with_masked_labels
 from hedgerow_edge_client.mask_descent import MaskDescent
 from hedgerow_edge_client.parameters import module_layout, read_parameters, write_parameters
 from hedgerow_edge_client.proposals import open_tensors, propose, strongest, wished
@@ -119,6 +120,8 @@ def _train(
     if request.personal is not None:
         ticket = draw_ticket(module, samples, request, task=task, layout=layout, held_out=held_out)
         request, samples = ticket.request, ticket.samples
+    if request.mask_labels:
+        task = with_masked_labels(task, samples)
     asked = _Asked(request, module=module, samples=samples, task=task, layout=layout)
     write_parameters(module, layout, np.where(request.live, request.weights, np.float32(0.0)))
     module.train()

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from hedgerow_codecs import ChannelSet, ChannelSlice, Mask, width_tier
+from hedgerow_edge_client.errors import TaskError
+from hedgerow_edge_client.label_mask import with_masked_labels
 from hedgerow_edge_client.parameters import module_layout, read_parameters, write_parameters
 from hedgerow_edge_client.requests import TrainRequest
 from hedgerow_edge_client.task import load_task
@@ -105,3 +108,59 @@ def test_only_cut_layers_are_scaled_and_only_in_training() -> None:
         assert float(module[0](inputs)[0, 0].detach()) == 3.0
     module.train()
     assert float(module[0](inputs)[0, 0].detach()) == 3.0
+
+
+LABELS = """
+import torch
+from torch import nn
+
+def build_model():
+    return nn.Linear(4, 5)
+
+def load_data(folder, client):
+    inputs = torch.randn(40, 4, generator=torch.Generator().manual_seed(1))
+    return inputs, {targets}
+
+def loss(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets)
+"""
+
+
+def test_a_device_says_nothing_about_labels_that_it_has_not(tmp_path: Path) -> None:
+    path = tmp_path / "task.py"
+    path.write_text(LABELS.replace("{targets}", "3 * (inputs[:, 0] > 0).long()"))
+    task = load_task(path)
+    samples = task.samples(None, client="a")
+    outputs, targets = torch.randn(6, 5), torch.tensor([0, 3, 3, 0, 0, 3])
+    masked = with_masked_labels(task, samples).loss(outputs, targets)
+    zeros = outputs.clone()
+    zeros[:, [1, 2, 4]] = 0.0
+    assert torch.equal(masked, nn.functional.cross_entropy(zeros, targets))
+    module = task.model()
+    layout = module_layout(module)
+    start = read_parameters(module, layout)
+    request = TrainRequest(
+        round=1,
+        seed=3,
+        epochs=2,
+        batch_size=8,
+        learning_rate=0.5,
+        weights=start,
+        live=np.ones(layout.num_parameters, np.bool_),
+        mask_labels=True,
+    )
+    result = train(module, samples, TrainRequest.from_wire(request.to_wire()), task=task)
+    moved = (result.weights != start)[:20].reshape(5, 4).any(axis=1)
+    assert moved.tolist() == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [("inputs[:, 0]", "classes as targets"), ("7 * (inputs[:, 0] > 0).long()", "8 classes")],
+)
+def test_what_has_no_labels_is_refused(tmp_path: Path, targets: str, sentence: str) -> None:
+    path = tmp_path / "task.py"
+    path.write_text(LABELS.replace("{targets}", targets))
+    task = load_task(path)
+    with pytest.raises(TaskError, match=sentence):
+        with_masked_labels(task, task.samples(None, client="a")).loss(torch.randn(2, 5), torch.tensor([0, 0]))

@@ -173,6 +173,11 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             f'must be "magnitude" with policy "{policy.policy}": it is about tiers',
         ),
         (
+            policy.mask_labels and policy.policy != "tiered",
+            "mask_labels",
+            f'must be false with policy "{policy.policy}": it is for devices of different strength',
+        ),
+        (
             policy.tier_by == "width" and policy.biased,
             "biased",
             'must be false with tier_by "width": it is about the thresholds of tiers by magnitude',

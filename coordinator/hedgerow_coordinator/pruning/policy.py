@@ -116,6 +116,8 @@ class PruningPolicy:
     tier_by : str
         What a tier holds: ``magnitude``, the strongest of each tensor's live weights; ``width``, the first
         channels of each layer, and the share is of those.
+    mask_labels : bool
+        With `tiers`: whether logits of labels that a device has not are zero in its loss (HeteroFL).
     biased : bool
         With `tiers`: whether weaker devices train by FIARSE's gradient, which lets weights near a tier's
         threshold leave it and come back.
@@ -179,6 +181,7 @@ class PruningPolicy:
     vote_threshold: float = 0.0
     tiers: Mapping[str, object] = field(default_factory=dict)
     tier_by: str = "magnitude"
+    mask_labels: bool = False
     biased: bool = False
     times: Mapping[str, object] = field(default_factory=dict)
     solo_rounds: int = 0

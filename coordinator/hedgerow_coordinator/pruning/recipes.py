@@ -280,7 +280,7 @@ RECIPES: Mapping[str, Recipe] = {
         settings=_always(
             {
                 **_AS_FLOATS,
-                "pruning": {"policy": "tiered", "tier_by": "width", "density": 1.0},
+                "pruning": {"policy": "tiered", "tier_by": "width", "mask_labels": True, "density": 1.0},
                 # The paper's widths; who has which is for you to say.
                 "pruning.tiers": {
                     "ram_mib < 512": 1 / 16,

@@ -63,6 +63,8 @@ def told_parts(policy: PruningPolicy, *, sets: Sequence[ChannelSet]) -> dict[str
     told: dict[str, object] = {"groups": [channels.to_text() for channels in sets]} if sets else {}
     if policy.policy == "tiered" and policy.tier_by == "width":
         told["tier_by"] = policy.tier_by
+    if policy.mask_labels:
+        told["mask_labels"] = True
     if policy.policy == "sampled":
         told["sampled"] = True
     if policy.policy == "personal":
