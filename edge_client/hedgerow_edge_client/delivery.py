@@ -170,7 +170,8 @@ class DeliverySession:
             numbers=told | ({"samples": result.samples} if result.samples else {}),
         )
         if not result.refusal:
-            report = replace(report, ranges=result.ranges, **_verdict(delivery, result))
+            outcome, reason = _verdict(delivery, result)
+            report = replace(report, ranges=result.ranges, outcome=outcome, reason=reason)
         try:
             if report.outcome == "accepted":
                 report = replace(report, in_use=delivery.model.digest)
@@ -296,15 +297,15 @@ class DeliverySession:
         return Publication(topic=topic, payload=report.encode(), retain=retain, qos=1)
 
 
-def _verdict(delivery: Delivery, result: TrialResult) -> dict[str, str]:
+def _verdict(delivery: Delivery, result: TrialResult) -> tuple[str, str]:
     """Return outcome and reason for a model that runs."""
     if delivery.purpose == "calibrate":
-        return {"outcome": "measured", "reason": ""}
+        return "measured", ""
     if result.after is None:
-        return {"outcome": "refused", "reason": "the trial has measured nothing"}
+        return "refused", "the trial has measured nothing"
     if result.before is None:
         finite = math.isfinite(result.after)
-        return {"outcome": "accepted", "reason": ""} if finite else _not_finite(result.metric)
+        return ("accepted", "") if finite else _not_finite(result.metric)
     as_good = is_as_good(
         find_metric(result.metric),
         before=result.before,
@@ -313,14 +314,14 @@ def _verdict(delivery: Delivery, result: TrialResult) -> dict[str, str]:
         drop_points=delivery.max_drop,
     )
     if as_good:
-        return {"outcome": "accepted", "reason": ""}
+        return "accepted", ""
     if not math.isfinite(result.after):
         return _not_finite(result.metric)
-    return {"outcome": "worse", "reason": "the model before stays in use"}
+    return "worse", "the model before stays in use"
 
 
-def _not_finite(metric: str) -> dict[str, str]:
-    return {"outcome": "refused", "reason": f"its {metric} is not a finite number"}
+def _not_finite(metric: str) -> tuple[str, str]:
+    return "refused", f"its {metric} is not a finite number"
 
 
 def _sentence(report: DeliveryReport, delivery: Delivery) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hedgerow_export import rules_layers, rules_reshape, rules_shapes, rules_values
+from hedgerow_export import rules_layers, rules_recurrent, rules_reshape, rules_shapes, rules_values
 from hedgerow_export.tracing import Tracer, label
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ RULES: dict[str, Rule] = {
     "DepthToSpace": rules_shapes.depth_to_space,
     "Expand": rules_values.expand,
     "Gather": rules_shapes.gather,
-    "GRU": rules_layers.recurrent,
+    "GRU": rules_recurrent.recurrent,
     "Gemm": rules_layers.gemm,
-    "LSTM": rules_layers.recurrent,
+    "LSTM": rules_recurrent.recurrent,
     "MatMul": rules_layers.matmul,
     "Pad": rules_shapes.pad,
-    "RNN": rules_layers.recurrent,
+    "RNN": rules_recurrent.recurrent,
     "Resize": rules_shapes.resize,
     "Shape": rules_shapes.shape,
     "Slice": rules_shapes.slice_,
@@ -84,6 +84,7 @@ def trace(model: onnx.ModelProto) -> Tracer:
         _apply(tracer, node)
     for value in model.graph.output:
         tracer.freeze_value(value.name, "the model's output")
+    rules_recurrent.freeze_loose_ends(tracer)
     return tracer
 
 
@@ -92,6 +93,10 @@ def _apply(tracer: Tracer, node: onnx.NodeProto) -> None:
     rule = RULES.get(node.op_type) if known else None
     weights = [name for name in node.input if name in tracer.views]
     moving = [name for name in node.input if name and name not in tracer.views and name not in tracer.values]
+    if known and rules_recurrent.weave(tracer, node):
+        return
+    if rules_recurrent.reads_woven(tracer, node) and (not known or node.op_type not in rules_recurrent.GATES):
+        rules_layers.freeze_all(tracer, node, f"{label(node)} computes with weights that were cut and joined")
     if weights and not moving and node.op_type not in _VIEWS and rule is not None:
         rules_layers.freeze_all(tracer, node, f"{label(node)} computes with weights only")
     elif rule is None:

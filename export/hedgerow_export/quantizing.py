@@ -103,7 +103,6 @@ def quantize_int8(
     if not layers:
         raise QuantizationError("The model has no convolution or linear layer that could be quantised.")
     runner = Runner(model)
-    measure = error or _distance(runner, rows[:_BATCH])
     if ranges is None:
         found = _calibrate(fused, [runner.input.name], runner, rows)
     else:
@@ -117,6 +116,7 @@ def quantize_int8(
     whole = build(())
     if accept is None or accept(whole):
         return Int8Model(model=whole, layers=len(layers), spared=())
+    measure = error or _distance(runner, rows[:_BATCH])
     order = _by_sensitivity(layers, build, measure)
     count = 1
     while count < len(layers):
@@ -203,7 +203,7 @@ def _told(ranges: dict[str, tuple[float, float]]) -> Any:
     """Return ranges in the form that onnxruntime's quantiser takes."""
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
 
-    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    data: dict[str, Any] = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     return TensorsData(CalibrationMethod.MinMax, data)
 
 

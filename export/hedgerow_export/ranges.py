@@ -117,7 +117,9 @@ class Histogram:
         numbers = self.first + np.arange(len(self.counts))
         # What is zero has no error: most values behind a ReLU are.
         inside = np.where((numbers == 0) | (numbers == -1), 0.0, self.counts)
-        error = _Error(counts=self.counts, inside=inside, centres=(numbers + 0.5) * width)
+        error = _Error(
+            counts=self.counts, inside=inside, centres=np.asarray((numbers + 0.5) * width, np.float64)
+        )
         found = error.least([(share * low, share * high) for share in _SHARES])
         # Then each end by itself.
         found = error.least([(found[0], share * high) for share in _SHARES] + [found])

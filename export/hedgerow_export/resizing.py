@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hedgerow_export.rules_recurrent import cut_bounds
 from hedgerow_export.static_shapes import attributes, unused
 from hedgerow_export.tracing import Atoms, Channels, Tracer
 
@@ -120,7 +121,39 @@ def _split(resizing: Resizing, node: onnx.NodeProto) -> None:
     node.input.append(resizing.constant(f"{node.output[0]}_sizes", sizes))
 
 
+def _recurrent(resizing: Resizing, node: onnx.NodeProto) -> None:
+    again = resizing.tracer.woven_of(node.input[2])
+    hidden = None if again is None or len(again.atoms) != 3 else again.atoms[2]
+    if hidden is None or resizing.kept(hidden).all():
+        return
+    for attribute in node.attribute:
+        if attribute.name == "hidden_size":
+            attribute.i = int(resizing.kept(hidden).sum())
+    for place in range(5, min(7, len(node.input))):
+        node.input[place] = ""  # zeros, of which there are fewer now; without them a layer begins with zeros
+
+
+def _woven_slice(resizing: Resizing, node: onnx.NodeProto) -> None:
+    part = resizing.tracer.woven_of(node.input[0])
+    bounds = None if part is None else cut_bounds(resizing.tracer, node, len(part.atoms))
+    if part is None or bounds is None:
+        return
+    starts, ends = [], []
+    for axis, (first, last) in bounds.items():
+        atoms = part.atoms[axis]
+        assert atoms is not None
+        before = np.concatenate([[0], np.cumsum(resizing.kept(atoms))])
+        begin, end, _ = slice(first, last).indices(len(atoms))
+        starts.append(int(before[begin]))
+        ends.append(int(before[end]))
+    node.input[1] = resizing.constant(f"{node.output[0]}_start", starts)
+    node.input[2] = resizing.constant(f"{node.output[0]}_end", ends)
+
+
 def _slice(resizing: Resizing, node: onnx.NodeProto) -> None:
+    if node.output[0] in resizing.tracer.woven:
+        _woven_slice(resizing, node)
+        return
     held = resizing.tracer.channels.get(node.input[0])
     if held is None or resizing.kept(held.atoms).all():
         return
@@ -160,7 +193,10 @@ def _cut(resizing: Resizing, node: onnx.NodeProto, axis: int) -> Channels | None
 _RULES: dict[str, Callable[[Resizing, onnx.NodeProto], None]] = {
     "Conv": _convolution,
     "Expand": _expand,
+    "GRU": _recurrent,
     "Gather": _gather,
+    "LSTM": _recurrent,
+    "RNN": _recurrent,
     "Reshape": _reshape,
     "Slice": _slice,
     "Split": _split,

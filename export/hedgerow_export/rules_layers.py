@@ -109,11 +109,6 @@ def layer_norm(tracer: Tracer, node: onnx.NodeProto) -> None:
         tracer.put(node.output[0], inputs.axis, inputs.atoms)
 
 
-def recurrent(tracer: Tracer, node: onnx.NodeProto) -> None:
-    """Freeze what goes in: hidden sizes stay as they are."""
-    freeze_all(tracer, node, f"{label(node)} is a recurrent layer, which keeps its sizes")
-
-
 def freeze_all(tracer: Tracer, node: onnx.NodeProto, reason: str) -> None:
     """Freeze whatever a node reads."""
     for name in read_names(node):

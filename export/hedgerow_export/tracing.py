@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hedgerow_export.metadata import read_layout
 from hedgerow_export.static_shapes import Dims, Values, attributes, constants, infer_dims, read_names
 
 if TYPE_CHECKING:
@@ -38,6 +39,17 @@ class View:
     axes: tuple[int | None, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Woven:
+    """A value cut and joined out of weights: for each axis its atoms, and the weights' axes behind them.
+
+    An axis of size 1 that was put in has no atoms.
+    """
+
+    atoms: tuple[Atoms | None, ...]
+    keys: tuple[frozenset[tuple[str, int]], ...]
+
+
 class Tracer:
     """What is known so far about the channels of a graph.
 
@@ -54,6 +66,16 @@ class Tracer:
     roles : dict[tuple[str, int], str]
         ``out``: rows that make a channel; ``in``: columns that read one; ``along``: one value or block for
         each channel, such as a bias or a depthwise filter.
+    woven : dict[str, Woven]
+        What is cut and joined out of weights, for recurrent layers.
+    cut : frozenset[tuple[str, int]]
+        The weights' axes behind those.
+    coupled : list[ndarray]
+        Atoms of such weights that a recurrent layer reads.
+    makers : dict[str, onnx.NodeProto]
+        The node that makes a value.
+    zeros : set[str]
+        Weights that are zero throughout and belong to no layout.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -72,6 +94,11 @@ class Tracer:
         for node in graph.node:
             for name in read_names(node):
                 self.readers.setdefault(name, []).append(node)
+        self.woven: dict[str, Woven] = {}
+        self.cut: frozenset[tuple[str, int]] = frozenset()
+        self.coupled: list[Atoms] = []
+        self.makers = {name: node for node in graph.node for name in node.output if name}
+        self.zeros = _zeros(model)
         self._parents: list[int] = []
         self._reasons: dict[int, str] = {}
 
@@ -138,6 +165,9 @@ class Tracer:
             atoms = self.weight_axis(name, axis)
             if atoms is not None:
                 self.freeze(atoms, reason)
+        for atoms in self.woven[name].atoms if name in self.woven else ():
+            if atoms is not None:
+                self.freeze(atoms, reason)
 
     # Weights
 
@@ -153,6 +183,17 @@ class Tracer:
         if role is not None:
             self.roles.setdefault(key, role)
         return self.weights[key]
+
+    def woven_of(self, name: str) -> Woven | None:
+        """Return a weight, a view, or a woven one, with the atoms of its axes; None for anything else."""
+        if name in self.woven:
+            return self.woven[name]
+        view = self.views.get(name)
+        if view is None:
+            return None
+        atoms = tuple(self.weight_axis(name, axis) for axis in range(len(view.axes)))
+        keys = tuple(frozenset() if own is None else frozenset(((view.tensor, own),)) for own in view.axes)
+        return Woven(atoms=atoms, keys=keys)
 
     def use_weight(self, name: str, uses: Mapping[int, tuple[Atoms, Role]]) -> None:
         """Unite axes of a weight with atoms; the other axes are no channels here."""
@@ -188,6 +229,20 @@ class Tracer:
             listed = attributes(node).get("axes", [])
             given = [int(axis) for axis in listed] if isinstance(listed, list) else None
         return None if given is None else [axis % rank for axis in given]
+
+
+def _zeros(model: onnx.ModelProto) -> set[str]:
+    from onnx import TensorProto, numpy_helper
+
+    layout = read_layout(model)
+    named = set() if layout is None else {spec.name for spec in layout.tensors}
+    return {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT
+        and tensor.name not in named
+        and not numpy_helper.to_array(tensor).any()
+    }
 
 
 def label(node: onnx.NodeProto) -> str:

@@ -261,6 +261,21 @@ class Wave(nn.Module):
         return self.head(steps[:, -1])
 
 
+class Steps(nn.Module):
+    """Two recurrent layers in both directions, and one without biases whose last state counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 6, num_layers=2, bidirectional=True, batch_first=True)
+        self.lstm = nn.LSTM(12, 4, batch_first=True, bias=False)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps, _ = self.gru(x)
+        _, (last, _) = self.lstm(steps)
+        return self.head(torch.cat([last[-1], steps.mean(1)], 1))
+
+
 class Plain(nn.Module):
     """Convolutions with biases, flattened into linear layers (LeNet, VGG)."""
 
@@ -290,4 +305,5 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "unet": (UNet, IMAGE),
     "resnext": (ResNeXt, IMAGE),
     "wave": (Wave, (3, 12)),
+    "steps": (Steps, (9, 3)),
 }

@@ -42,7 +42,8 @@ SIZES = {
         "mix1.0.weight": 4,
     },
     "resnext": {"stem.weight": 4, "reduce.0.weight": 6},
-    "wave": {"conv1.weight": 6},
+    "wave": {"conv1.weight": 6, "conv2.weight": 6, "gru.weight_ih_l0": 5, "lstm.weight_ih_l0": 4},
+    "steps": {"gru.weight_ih_l0": 6, "gru.weight_ih_l1": 6, "lstm.weight_ih_l0": 4},
 }
 
 
