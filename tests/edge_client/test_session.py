@@ -257,6 +257,24 @@ def test_a_codec_that_is_not_known_here_ends_the_client():
     assert "codec" in leave.reason
 
 
+@pytest.mark.parametrize(
+    ("freeze", "sentence"),
+    [
+        (["stem"], "'stem' means no tensor of the model"),
+        (["*"], "there is nothing left to train"),
+        ("a.weight", "names the frozen tensors in a way that makes no sense"),
+        ([3], "names the frozen tensors in a way that makes no sense"),
+        (["x" * 300], "a pattern has 1 to 255 bytes"),
+    ],
+)
+def test_a_plan_that_freezes_what_cannot_be_ends_the_client(freeze, sentence):
+    leader = Leader(plan={"pruning": {"freeze": freeze}})
+    leave = only(leader.lead(), Leave)
+    assert leave.failed
+    assert leave.reason.startswith("what this run freezes is not known here: ")
+    assert sentence in leave.reason
+
+
 def test_a_round_that_closes_stops_the_training():
     leader = Leader()
     leader.lead(leader.manifest(0))
