@@ -25,6 +25,9 @@ from tests.transport.conftest import (
 )
 
 from hedgerow_transport import (
+    BlobRef,
+    Delivery,
+    DeliveryReport,
     Guard,
     MessageRefused,
     TopicError,
@@ -247,3 +250,51 @@ def test_an_older_manifest_is_replayed_also_after_a_power_cut(farm: Farm, lead: 
     device = clock.guard(farm.of("a"))
     assert refusal(device, FARM.manifest, first) == ("the coordinator", "replayed")
     assert device.open(FARM.manifest, second) == manifest(round_number=2)
+
+
+# -- deliveries -------------------------------------------------------------------------------------------
+
+
+def delivery(serial: int = 0) -> bytes:
+    return Delivery(model=BlobRef(kind="export", digest=D, size=9), serial=serial).encode()
+
+
+def report(outcome: str) -> bytes:
+    return DeliveryReport(model=D, outcome=outcome).encode()
+
+
+def test_an_older_delivery_is_replayed_also_after_a_power_cut(farm: Farm, lead: Guard, clock: Clock) -> None:
+    first, second = lead.seal(FARM.delivery, delivery(1)), lead.seal(FARM.delivery, delivery(2))
+    device = clock.guard(farm.of("a"))
+    device.open(FARM.delivery, first)
+    device.open(FARM.delivery, second)
+    device = clock.guard(farm.of("a"))
+    assert refusal(device, FARM.delivery, first) == ("the coordinator", "replayed")
+    assert device.open(FARM.delivery, second) == delivery(2)  # it is retained, and comes at every connect
+    # What another delivery counts does not hold up the manifest, nor the other way round.
+    assert device.open(FARM.manifest, lead.seal(FARM.manifest, manifest())) == manifest()
+
+
+def test_a_delivery_is_good_for_two_days(lead: Guard, a: Guard, clock: Clock) -> None:
+    sealed = lead.seal(FARM.delivery, delivery())
+    clock.unix += 48 * 3600 - 1
+    assert a.open(FARM.delivery, sealed) == delivery()
+    clock.unix += 2
+    assert refusal(a, FARM.delivery, sealed) == ("the coordinator", "expired")
+
+
+def test_only_the_coordinator_delivers_and_only_a_device_reports(
+    farm: Farm, lead: Guard, a: Guard, clock: Clock
+) -> None:
+    topic, b = FARM.up("a", "report"), clock.guard(farm.of("b"))
+    assert refusal(b, FARM.delivery, delivery()) == ("the coordinator", "unsigned")
+    assert refusal(lead, topic, b.seal(topic, report("accepted"))) == ("a", "forged")
+    assert a.seal(FARM.delivery, delivery()) == delivery()  # it cannot sign that
+
+
+def test_the_last_report_comes_again_and_an_older_one_does_not(lead: Guard, a: Guard) -> None:
+    topic = FARM.up("a", "report")
+    first, second = a.seal(topic, report("trying")), a.seal(topic, report("accepted"))
+    for sealed in (first, second, second):
+        lead.open(topic, sealed)
+    assert refusal(lead, topic, first) == ("a", "replayed")

@@ -166,12 +166,13 @@ def test_a_device_writes_its_own_topics_only(guarded: str, links: Any) -> None:
         FARM.down("a"),
         FARM.manifest,
         FARM.coordinator,
+        FARM.delivery,
         FARM.blob(bytes(16)),
     ]
     watching = links.open(f"mqtt://coordinator:secret@{guarded}", "watch", "hedgerow/#")
     for topic in forbidden:
         a.publish(topic, b"forged", retain=True, qos=1)
-    own = [FARM.up("a", "offer"), FARM.presence("a"), FARM.need]
+    own = [FARM.up("a", "offer"), FARM.up("a", "report"), FARM.presence("a"), FARM.need]
     for topic in own:
         a.publish(topic, b"mine", qos=1)
     assert a.flush(5.0)
@@ -186,10 +187,11 @@ def test_a_device_reads_what_it_needs_only(guarded: str, links: Any) -> None:
     lead = links.open(f"mqtt://coordinator:secret@{guarded}", "lead")
     for topic in (FARM.down("b"), FARM.presence("b"), FARM.up("b", "offer"), FARM.need):
         lead.publish(topic, b"not for a", qos=1)
-    for topic in (FARM.manifest, FARM.coordinator, FARM.blob(bytes(16)), FARM.down("a"), FARM.presence("a")):
+    for_all = (FARM.manifest, FARM.coordinator, FARM.delivery, FARM.blob(bytes(16)))
+    for topic in (*for_all, FARM.down("a"), FARM.presence("a")):
         lead.publish(topic, b"for a", qos=1)
     assert lead.flush(5.0)
-    found = [links.received(a) for _ in range(5)]
+    found = [links.received(a) for _ in range(6)]
     assert {message.payload for message in found} == {b"for a"}
     assert links.is_quiet(a)
 
