@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hedgerow_codecs import (
     Frozen,
@@ -18,6 +20,7 @@ from hedgerow_codecs import (
 )
 from hedgerow_coordinator import DensityError, ServerState, SettingError
 from hedgerow_coordinator.plan import AggregationSettings, ModelSettings, Plan
+from hedgerow_coordinator.pruning import Candidates, Evidence, PruningPolicy, prune
 from hedgerow_coordinator.server_model import stepped
 from hedgerow_edge_client.replica import Replica
 
@@ -196,7 +199,6 @@ def test_a_proposal_that_prunes_a_frozen_tensor_is_refused() -> None:
     from hedgerow_codecs import Frozen, Mask
     from hedgerow_coordinator.answers import AnswerReader
     from hedgerow_coordinator.errors import AggregationError
-    from hedgerow_coordinator.pruning import PruningPolicy
 
     layout = Layout(tensors=NET)
     live = np.ones(layout.num_parameters, np.bool_)
@@ -266,3 +268,38 @@ def test_pretrained_weights_are_not_rescaled_under_a_first_mask(
 def test_what_is_frozen_is_part_of_what_a_plan_is(make_plan: MakePlan) -> None:
     assert plan_for(make_plan).settings()["model"]["freeze"] == ("body",)
     assert plan_for(make_plan).digest != plan_for(make_plan, freeze=()).digest
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_no_policy_takes_an_entry_of_a_frozen_or_protected_tensor(data: st.DataObject) -> None:
+    layout = Layout(tensors=NET)
+    frozen = Frozen.matching(
+        layout, data.draw(st.sampled_from([["body"], ["body.weight"], ["neck", "*.bias"]]))
+    )
+    regrow = data.draw(st.sampled_from([0.0, 0.3]))
+    policy = PruningPolicy(
+        score=data.draw(st.sampled_from(["magnitude", "lamp", "random", "update", "row-norm"])),
+        budget=data.draw(st.sampled_from(["erk", "er", "uniform", "global", "lamp"])),
+        schedule=data.draw(st.sampled_from(["cubic", "geometric", "cosine"])),
+        density=0.99,
+        initial_density=1.0,
+        end_round=6,
+        regrow=regrow,
+    ).protecting((*frozen.names, "head.weight"))
+    kept = frozen.entries.copy()
+    kept[-60:] = True
+    # As thin as the rest can be made, and a little more than that.
+    least = Candidates(layout=layout, protect=policy.protect)
+    density = min(0.98, (sum(least.floors()) + data.draw(st.integers(0, 900))) / layout.num_parameters)
+    policy = replace(policy, density=density)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    # What is kept is worth less than all others.
+    flat = np.where(kept, 1e-6, 1 + rng.random(layout.num_parameters)).astype(np.float32)
+    mask = Mask.dense(layout)
+    for number in range(2, 8):
+        update = np.where(kept, 0, rng.standard_normal(layout.num_parameters)).astype(np.float32)
+        known = Evidence(weights=flat, mask=mask, update=update, round=number, seed=number)
+        mask = prune(flat, mask=mask, policy=policy, round=number, evidence=known)
+        assert mask.live[kept].all()
+    assert mask.num_live == int(density * layout.num_parameters + 1e-6)
