@@ -38,8 +38,8 @@ def with_masked_labels(task: Task, samples: Samples) -> Task:
     def loss(outputs: Any, targets: Any) -> Any:
         if not isinstance(outputs, torch.Tensor) or outputs.ndim < 2 or outputs.shape[1] <= present[-1]:
             raise TaskError(
-                f"mask_labels needs one tensor of logits of shape (n, classes), with {present[-1] + 1} classes or "
-                "more",
+                f"mask_labels needs one tensor of logits of shape (n, classes), with {present[-1] + 1} "
+                "classes or more",
                 path=task.path,
             )
         absent = torch.ones(outputs.shape[1], dtype=torch.bool)
