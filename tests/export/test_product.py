@@ -1,5 +1,7 @@
 """Quantised, sparse and shrunk models agree with the float model, or are refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -17,7 +19,9 @@ from hedgerow_export import (
     Runner,
     Sample,
     VerificationError,
+    calibration_form,
     compare_outputs,
+    count_activations,
     count_costs,
     fill_template,
     find_metric,
@@ -298,3 +302,19 @@ def test_products_with_four_bits_and_with_sparse_tensors(wide):
     assert sparse.agreement.max_abs_error < 1e-5
     assert sparse.made.file_bytes < 0.5 * sparse.dense.file_bytes
     assert Runner(sparse.model).metadata["quantize"] == "none"
+
+
+def test_ranges_of_devices_do_for_a_gateway_without_data(classifier):
+    model, inputs, answers = classifier
+    made_up = np.random.default_rng(9).standard_normal((16, 3, 8, 8)).astype(np.float32)
+    sample, recipe = Sample(inputs=made_up, real=False), Recipe(quantize="int8")
+    with pytest.raises(ExportError, match=r"--calibration FILE, or --ranges FILE"):
+        make_product(model, sample, recipe)
+    # The devices count on the float model that was exported.
+    float_model = make_product(model, sample, Recipe()).model
+    ranges = count_activations(calibration_form(float_model), inputs)
+    product = make_product(model, replace(sample, ranges=ranges), recipe)
+    assert product.quantized_layers >= 5
+    runner = Runner(product.model)
+    assert runner.metadata["ranges"] == "of 200 inputs on devices"
+    assert np.mean(runner(inputs).argmax(axis=1) == answers) >= 0.95

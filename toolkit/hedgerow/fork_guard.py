@@ -6,11 +6,13 @@ any Python could raise an error. A fork at the very beginning costs a millisecon
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 
 from hedgerow.exit_codes import ExitCode
@@ -50,9 +52,14 @@ def guarded(command: str, run: Callable[[], int]) -> int:
         try:
             _limit_memory()
             code = run()
+        except SystemExit as wish:
+            code = wish.code if isinstance(wish.code, int) else code
+        except BaseException:  # noqa: BLE001  # the process's top: a bug of ours
+            traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
             # Not sys.exit: what the parent has registered for its own end is not ours.
             os._exit(code)
     # Ctrl-C in a terminal reaches the child by itself; all else is passed on.
