@@ -23,6 +23,7 @@ from hedgerow_codecs import (
 )
 from hedgerow_coordinator.codec_schedule import codec_config_at
 from hedgerow_coordinator.errors import SettingError
+from hedgerow_coordinator.plan_rules import rules_between_tables
 from hedgerow_coordinator.pruning.policy import ADDED, PruningPolicy
 from hedgerow_coordinator.server_optimizer import AggregationSettings
 from hedgerow_coordinator.settings import (
@@ -289,47 +290,9 @@ class Plan:
                 table="pruning",
                 key="end_round" if last == pruning.end_round else "start_round",
             )
-        self._check_sampled()
-        if pruning.tier_by == "width" and self.model.freeze:
-            raise SettingError(
-                'must be empty with tier_by "width": frozen tensors are not sent, and narrower models have '
-                "other tensors",
-                table="model",
-                key="freeze",
-            )
-        if pruning.policy == "personal" and pruning.rewind and self.model.init != "seeded":
-            raise SettingError(
-                f'must be "seeded" where personal models rewind, not "{self.model.init}": '
-                "devices make the first weights again from the seed",
-                table="model",
-                key="init",
-            )
-        if pruning.policy in ("vote", "tiered", "local", "personal") and self.codec.feedback == "ef21":
-            raise SettingError(
-                f'must not be "ef21" with policy "{pruning.policy}": its estimates are of all live weights, '
-                'and each device sends a part of them; use "residual"',
-                table="codec",
-                key="feedback",
-            )
-        if self.model.freeze and pruning.policy in ("personal", "sampled"):
-            raise SettingError(
-                f'must be empty with policy "{pruning.policy}", whose devices choose weights everywhere; '
-                "all other policies leave frozen tensors alone",
-                table="model",
-                key="freeze",
-            )
-        if self.aggregation.ema > 0 and pruning.policy in ("personal", "sampled"):
-            raise SettingError(
-                f'must be 0 with policy "{pruning.policy}", whose outcome is not one vector of weights',
-                table="aggregation",
-                key="ema",
-            )
-        if pruning.tolerance > 0 and self.evaluate.data is None:
-            raise SettingError(
-                "must be 0 where nothing is measured: name test data under [evaluate] data",
-                table="pruning",
-                key="tolerance",
-            )
+        for broken, table, key, sentence in rules_between_tables(self):
+            if broken:
+                raise SettingError(sentence, table=table, key=key)
 
     def frozen(self, layout: Layout) -> Frozen:
         """Return the tensors that stay as they are.
@@ -355,48 +318,6 @@ class Plan:
         policy = self.pruning.protecting(self.frozen(layout).names)
         policy.check(layout)
         return policy
-
-    def _check_sampled(self) -> None:
-        """Check what masks over frozen weights need of the other tables."""
-        is_sampled, settings = self.pruning.policy == "sampled", self.aggregation
-        as_bits = [name for name in ("uplink", "downlink") if getattr(self.codec, name)["codec_id"] == "bits"]
-        plain = settings.optimizer == "sgd" and settings.server_momentum == 0
-        rules = (
-            (
-                as_bits != (["uplink"] if is_sampled else []),
-                "codec.uplink",
-                "codec_id",
-                'must be "bits" on the way up with policy "sampled", and nowhere else',
-            ),
-            (
-                is_sampled and self.codec.feedback != "none",
-                "codec",
-                "feedback",
-                'must be "none" with policy "sampled": masks leave nothing out',
-            ),
-            (
-                is_sampled and (self.model.init != "seeded" or bool(self.model.freeze)),
-                "model",
-                "init",
-                'must be "seeded", and freeze empty, with policy "sampled": weights stay as they are drawn',
-            ),
-            (
-                is_sampled and not (plain and settings.server_learning_rate == 1),
-                "aggregation",
-                "optimizer",
-                'must be "sgd" with rate 1 and no momentum with policy "sampled": a mean of masks is no step',
-            ),
-            (
-                is_sampled
-                and self.training.momentum + self.training.proximal_mu + self.training.weight_decay > 0,
-                "training",
-                "momentum",
-                'and proximal_mu and weight_decay must be 0 with policy "sampled": weights do not move',
-            ),
-        )
-        for broken, table, key, sentence in rules:
-            if broken:
-                raise SettingError(sentence, table=table, key=key)
 
     def uplink_at(self, round_number: int) -> dict[str, object]:
         """Return the codec configuration of the updates of a round, from 1."""
