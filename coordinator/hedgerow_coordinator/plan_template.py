@@ -39,7 +39,7 @@ max_seconds = 0.0            # a device stops training after this time; 0 = no l
 optimizer = "sgd"            # "adam" is FedAdam, for which a server_learning_rate of 0.01 is usual
 server_learning_rate = 1.0   # "sgd" with 1 and no momentum is FedAvg
 server_momentum = 0.0        # FedAvgM; 0.5 makes the first rounds count for more
-ema = 0.0                    # 0.9 measures and exports a moving average of the weights in their place
+ema = 0.0                    # 0.5 measures and exports a moving average of the weights in their place
 
 [codec]
 feedback = "residual"        # what the uplink's codec leaves out: "residual" adds it to the next update,
