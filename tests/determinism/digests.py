@@ -173,8 +173,10 @@ def updates(
     """Encode and decode one update by every codec."""
     for number, config in enumerate(configs):
         name, codec = f"{label}/{number}/{config['codec_id']}", codec_from_config(config)
+        # One codec takes zeros and ones alone.
+        suited = (values > 0).astype(np.float32) if config["codec_id"] == "bits" else values
         frame, known = encode_frame_with_decoded(
-            values, kind=FrameKind.UPDATE, mask=mask, base=BASE, codec=codec
+            suited, kind=FrameKind.UPDATE, mask=mask, base=BASE, codec=codec
         )
         yield f"frame/update/{name}", frame
         yield f"sent/update/{name}", content(known)

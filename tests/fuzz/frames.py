@@ -247,7 +247,14 @@ def _situation(layout: Layout, live: np.ndarray, before: np.ndarray, *more: byte
     # Fifth powers of a sawtooth: heavy tails without a random generator whose stream might change.
     values = (((np.arange(mask.num_live) * 7907 % 211 - 105) / 105) ** 5 / 64).astype(np.float32)
     frames = [
-        encode_frame(values, kind=FrameKind.UPDATE, mask=mask, base=BASE, codec=codec_from_config(config))
+        encode_frame(
+            # One codec takes zeros and ones alone.
+            (values > 0).astype(np.float32) if config["codec_id"] == "bits" else values,
+            kind=FrameKind.UPDATE,
+            mask=mask,
+            base=BASE,
+            codec=codec_from_config(config),
+        )
         for config in CONFIGS
     ]
     frames += [encode_mask(mask), encode_mask(mask, previous=previous)]
