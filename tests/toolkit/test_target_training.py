@@ -73,12 +73,12 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run(trainers: Trainers, folder: Path, *, more: str) -> RunStore:
+def run(trainers: Trainers, folder: Path, *, more: str, text: str = PLAN) -> RunStore:
     digits = load_digits()
     np.savez(
         folder / "test.npz", inputs=digits.data[1400:].astype(np.float32) / 16, targets=digits.target[1400:]
     )
-    plan = parse_plan(PLAN.format(more=more).encode(), directory=folder)
+    plan = parse_plan(text.format(more=more).encode(), directory=folder)
     store = RunStore.create(
         folder / "run", plan_bytes=plan.source, template_bytes=trainers.template, run_id="t"
     )
@@ -131,3 +131,23 @@ def test_the_zip_that_is_bounded_is_the_one_that_export_writes(trainers: Trainer
     exported = export_run(tmp_path / "run", output=tmp_path / "model.onnx")
     # The zip is that of another version's weights, and has the entry with the accuracy.
     assert exported.zip_bytes <= 15_200
+
+
+def test_channels_go_until_file_and_estimate_fit(trainers: Trainers, tmp_path: Path) -> None:
+    text = PLAN.replace("density = 0.1", "density = 1.0\nchannels = 0.25").replace(
+        "rounds = 16", "rounds = 14"
+    )
+    # The dense net has 6,464 multiply-adds, 6.464 ms at this rate.
+    bounds = "[pruning.target]\nfile_bytes = 22000\nlatency_ms = 5.0\nmultiply_adds_per_s = 1e6"
+    with run(trainers, tmp_path, more=bounds, text=text) as store:
+        told = [event for event in store.events() if event.kind.startswith("target")]
+        densities = [record.density for record in store.rounds()]
+    assert [event.kind for event in told] == ["target met"]
+    assert "ms of 5 (estimated at 1e+06 multiply-adds a second)" in told[0].detail
+    exported = export_run(tmp_path / "run", output=tmp_path / "model.onnx")
+    # The entry with the accuracy is all that was not measured.
+    assert exported.onnx_bytes <= 22_000 + 100
+    assert exported.product.made.multiply_adds <= 5000 < exported.product.dense.multiply_adds == 6464
+    # The least share of the channels was not needed.
+    assert 0.25 < densities[-1] < 1
+    assert densities.count(densities[-1]) > 2
