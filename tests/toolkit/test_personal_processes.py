@@ -109,7 +109,16 @@ def test_a_killed_device_keeps_its_own_mask(
         assert store.traffic()["frames", "masks"] > 0
         clients = {(record.round, record.client) for record in store.update_records()}
     assert (ROUNDS, "pi-1") in clients
-    call = ["personalise", str(task), "--state", str(tmp_path / "pi-1"), "--name", "pi-1", "--threads", "1"]
+    call = [
+        "personalise",
+        str(task),
+        "--state-dir",
+        str(tmp_path / "pi-1"),
+        "--name",
+        "pi-1",
+        "--threads",
+        "1",
+    ]
     template = ["--template", str(tmp_path / "template.onnx"), "-o", str(tmp_path / "my.onnx")]
     assert main([*call, *template]) == 0
     assert "that were held out" in capsys.readouterr().out

@@ -79,7 +79,7 @@ def test_a_personal_model_is_adapted_and_written(
     # The client may go on meanwhile.
     running = ClientState(state)
     output, told = tmp_path / "my.onnx", tmp_path / "my.json"
-    call = ["personalise", str(task), "--state", str(state), "-o", str(output), "--json", str(told)]
+    call = ["personalise", str(task), "--state-dir", str(state), "-o", str(output), "--json", str(told)]
     assert main([*call, "--epochs", "30", "--learning-rate", "0.3", "--name", "pi-7", "--threads", "1"]) == 0
     running.close()
     said = capsys.readouterr().out
@@ -106,7 +106,7 @@ def test_without_training_the_file_is_the_model_that_came(
 ) -> None:
     state = snapshot_in(tmp_path / "state")
     output = tmp_path / "my.onnx"
-    call = ["personalise", str(task), "--state", str(state), "-o", str(output), "--threads", "1"]
+    call = ["personalise", str(task), "--state-dir", str(state), "-o", str(output), "--threads", "1"]
     assert main([*call, "--epochs", "0"]) == 0
     first = output.read_bytes()
     assert "The run may have trained on the samples that are held out here" in capsys.readouterr().out
@@ -163,7 +163,8 @@ def test_a_folder_that_will_not_do_is_a_sentence(
         path.write_bytes(path.read_bytes()[:-5])
     output = tmp_path / "my.onnx"
     assert (
-        main(["personalise", str(task), "--state", str(state), "-o", str(output), "--threads", "1"]) == code
+        main(["personalise", str(task), "--state-dir", str(state), "-o", str(output), "--threads", "1"])
+        == code
     )
     assert sentence in capsys.readouterr().err
     assert not output.exists()
@@ -182,5 +183,5 @@ def test_a_folder_that_will_not_do_is_a_sentence(
 def test_a_bad_call_is_a_sentence(
     task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], sentence: str
 ) -> None:
-    assert main(["personalise", str(task), "--state", str(tmp_path), *options]) == 2
+    assert main(["personalise", str(task), "--state-dir", str(tmp_path), *options]) == 2
     assert sentence in capsys.readouterr().err

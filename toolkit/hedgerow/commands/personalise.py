@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 from pathlib import Path
 
 from hedgerow.errors import UsageError
@@ -21,11 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the call."""
     parser.add_argument("task", type=Path, help="the task file that the client was given")
     parser.add_argument(
-        "--state",
+        "--state-dir",
         metavar="FOLDER",
         type=Path,
-        required=True,
-        help="the client's state folder (its --state-dir)",
+        help="the client's; default: ~/.local/share/hedgerow/NAME",
     )
     parser.add_argument(
         "--data", metavar="FOLDER", type=Path, help="folder with this device's data, handed to load_data"
@@ -74,14 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Adapt, measure, write, and say what came out."""
+    from hedgerow.commands.client import default_state_directory
     from hedgerow.personalising import Adaptation, personalise
 
     _check(options)
+    usual = default_state_directory(options.name)  # ends in the client's name
     facts = personalise(
         options.task,
-        state=options.state,
+        state=options.state_dir or usual,
         data=options.data,
-        client=options.name or socket.gethostname().split(".")[0].lower(),
+        client=usual.name,
         output=options.output,
         template=options.template,
         adaptation=Adaptation(
