@@ -21,6 +21,7 @@ from hedgerow_coordinator import CoordinatorAgent, load_plan, open_run
 from hedgerow_edge_client import ClientAgent, ClientSettings
 from hedgerow_transport import (
     TOPIC_ROOT,
+    UP_KINDS,
     BrokerFacts,
     BrokerUnreachable,
     Credentials,
@@ -125,9 +126,10 @@ def test_every_topic_that_there_is_is_within_the_limits() -> None:
     made: dict[str, Callable[[], list[str]]] = {
         "manifest": lambda: [topics.manifest],
         "coordinator": lambda: [topics.coordinator],
+        "delivery": lambda: [topics.delivery],
         "need": lambda: [topics.need],
         "blob": lambda: [topics.blob(bytes(16))],
-        "up": lambda: [topics.up(NAME, kind) for kind in ("offer", "chunk", "decline", "sync", "state")],
+        "up": lambda: [topics.up(NAME, kind) for kind in UP_KINDS],
         "down": lambda: [topics.down(NAME)],
         "presence": lambda: [topics.presence(NAME)],
     }
@@ -137,6 +139,7 @@ def test_every_topic_that_there_is_is_within_the_limits() -> None:
         "parse",
         "client_filters",
         "coordinator_filters",
+        "deliverer_filters",
         "presence_filter",
         "state_filter",
         "births",
