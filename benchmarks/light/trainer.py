@@ -11,7 +11,8 @@ import numpy as np
 
 from hedgerow_codecs import Layout, TensorSpec
 from hedgerow_edge_client import TrainRequest, TrainResult
-from hedgerow_edge_client.trainer_process import Description, Trained
+from hedgerow_edge_client.trainer_life import Trained
+from hedgerow_edge_client.trainer_process import Description
 
 # Steps of 1/1024 are exact in float32, so that a sum of them is the same in any order.
 GRID = 1024

@@ -20,7 +20,8 @@ from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
 from hedgerow_edge_client.session import ClientSession
 from hedgerow_edge_client.state import ClientState, MemoryState, Pending, Snapshot, read_snapshot
 from hedgerow_edge_client.task import scan_task
-from hedgerow_edge_client.trainer_process import Crashed, Description, Failed, Trained, TrainerProcess
+from hedgerow_edge_client.trainer_life import Crashed, Failed, Trained
+from hedgerow_edge_client.trainer_process import Description, TrainerProcess
 
 __all__ = [
     "Action",

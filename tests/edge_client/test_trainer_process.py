@@ -23,7 +23,8 @@ from hedgerow_edge_client.errors import (
 )
 from hedgerow_edge_client.requests import Progress, TrainRequest, TrainResult
 from hedgerow_edge_client.trainer_frames import pack_array, read_frame, unpack_array, write_frame
-from hedgerow_edge_client.trainer_process import Crashed, Failed, Trained, TrainerProcess, describe_end
+from hedgerow_edge_client.trainer_life import Crashed, Failed, Trained, describe_end
+from hedgerow_edge_client.trainer_process import TrainerProcess
 
 TASK = Path(__file__).parent / "tiny_task.py"
 NUM_PARAMETERS = 47
