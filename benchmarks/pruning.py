@@ -11,6 +11,7 @@ JSON file has is not run again.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -151,6 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [p for p in options.packs if not folder or not Path(folder, f"{p}.npz").is_file()]
     if missing:
         print(f"set HEDGEROW_DATA to a folder with {missing[0]}.npz", file=sys.stderr)
+        return 2
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        print("--plot needs matplotlib: pip install matplotlib", file=sys.stderr)
         return 2
     results = _known(options.json)
     done = {json.dumps([r[name] for name in Cell.__slots__]) for r in results}
