@@ -169,12 +169,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if (cell.pack, cell.seed) == (pack, seed):
                     results.append(run_cell(cell, work=work, folders=folders, workers=options.workers))
                     print(_row(results[-1]), flush=True)
-                    _write(options.json, results)
-    print(table(results))
-    print(json.dumps({"summary": summary_of(results)}, indent=2))
-    _write(options.json, results)
+                    _write(options.json, results, rounds=options.rounds)
+    compared = [result for result in results if result["rounds"] == options.rounds]
+    print(table(compared))
+    print(json.dumps({"summary": summary_of(compared)}, indent=2))
+    _write(options.json, results, rounds=options.rounds)
     if options.plot:
-        plot_pruning(results, options.plot)
+        plot_pruning(compared, options.plot)
     return 0
 
 
@@ -210,9 +211,10 @@ def _known(path: Path | None) -> list[dict[str, object]]:
         raise SystemExit(f"{path} is not a file of this benchmark ({error}): name another one") from error
 
 
-def _write(path: Path | None, results: Sequence[Mapping[str, object]]) -> None:
+def _write(path: Path | None, results: Sequence[Mapping[str, object]], *, rounds: int) -> None:
     if path is not None:
-        path.write_text(json.dumps({"results": results, "summary": summary_of(results)}, indent=2) + "\n")
+        summary = summary_of([result for result in results if result["rounds"] == rounds])
+        path.write_text(json.dumps({"results": results, "summary": summary}, indent=2) + "\n")
 
 
 def _row(result: Mapping[str, object]) -> str:
