@@ -94,7 +94,7 @@ class ContextCoder:
         self, signal: Signal, magnitudes: NDArray[np.signedinteger[Any]], levels: list[Levels]
     ) -> bytes:
         told = Told.by(levels, mask=signal.mask)
-        bases = told.classes - np.uint8(1)
+        bases = told.bases
         symbols = np.zeros(bases.size, np.uint8)
         large = magnitudes >= FIRST_BUCKETED
         excess_bases = []
@@ -129,7 +129,7 @@ class ContextCoder:
             return replace(signal, data=reader.rest())
         levels = _read_levels(reader, mask=signal.mask)
         told = Told.by(levels, mask=signal.mask)
-        bases = told.classes - np.uint8(1)
+        bases = told.bases
         symbols = _read(reader, bases, model=self._model(), lanes=lanes)
         # Of truth values, numpy finds places six times as fast as of numbers.
         indices = np.flatnonzero(symbols > 0).astype(np.int64, copy=False)

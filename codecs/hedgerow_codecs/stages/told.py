@@ -24,11 +24,11 @@ class Told:
 
     Parameters
     ----------
-    classes : ndarray, uint8, shape (n,)
-        Each from 1.
+    bases : ndarray, uint8, shape (n,)
+        Their classes less 1: the base contexts in which they are coded.
     """
 
-    classes: NDArray[np.uint8]
+    bases: NDArray[np.uint8]
     _ends: tuple[int, ...]
     _parts: tuple[_Grid | _Places, ...]
 
@@ -48,7 +48,9 @@ class Told:
                 classes.append(of_live[is_told])
                 parts.append(_Places(first=kept.start, is_told=is_told))
         ends = np.cumsum([0, *(part.size for part in parts)]).tolist()
-        return Told(classes=np.concatenate(classes), _ends=tuple(ends), _parts=tuple(parts))
+        bases = np.concatenate(classes)
+        bases -= np.uint8(1)
+        return Told(bases=bases, _ends=tuple(ends), _parts=tuple(parts))
 
     def positions(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where in the live vector some of the entries are.

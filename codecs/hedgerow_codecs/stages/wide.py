@@ -115,6 +115,9 @@ def decode_wide(
     history = np.zeros(lanes, np.uint32)
     counts = np.zeros(model.prior.size, np.int64)
     for begin, end in segments(steps):
+        lookup = np.zeros(
+            0, np.uint32
+        )  # the table before goes before the next one is made: they are megabytes
         lookup = _lookup(frequencies(counts, model=model), model=model)
         for block in range(begin, end, _BLOCK):
             until = min(block + _BLOCK, end)
