@@ -58,7 +58,7 @@ def training_of(
         weight_decay=plan.weight_decay,
         proximal_mu=plan.proximal_mu,
         max_seconds=plan.max_seconds,
-        weights=np.where(part.live, replica.weights, np.float32(0)),
+        weights=np.where(part.present, replica.weights, np.float32(0)),
         live=part.live,
         question=Question.read(plan.pruning.get("question", {})),
         power=_power(plan),
@@ -114,7 +114,7 @@ def update_of(
     if isinstance(feedback, ErrorFeedback):
         feedback = feedback.decayed(plan.residual_decay)
     frozen = frozen_of(plan, mask.layout)
-    delta = result.weights - np.where(mask.live, replica.weights, np.float32(0))
+    delta = np.where(mask.live, result.weights - replica.weights, np.float32(0))
     if seed_of_sampled(plan) is not None:
         # A mask says all, and is no step from anywhere.
         delta = result.weights.copy()

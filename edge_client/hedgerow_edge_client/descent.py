@@ -142,7 +142,9 @@ class Descent:
                 continue
             root = weight.sign().mul_(weight.abs().pow(1.0 / slot.power))
             root.add_(gradient, alpha=-rate)
-            weight.copy_(root.sign().mul_(root.abs().pow(slot.power)))
+            moved = root.sign().mul_(root.abs().pow(slot.power))
+            # The root of what stays is rounded, and would not come back as what it was.
+            weight.copy_(moved if slot.dead is None else torch.where(slot.dead, weight, moved))
 
     @torch.no_grad()
     def finish(self) -> None:

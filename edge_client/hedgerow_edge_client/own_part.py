@@ -28,16 +28,24 @@ class OwnPart:
         The smaller model, where the device's is cut down by width.
     share
         Of the device's tier.
+    around
+        What it computes with, where that is more than it trains; the rest keeps its published values.
     """
 
     mask: Mask
     width: WidthTier | None = None
     share: float = 1.0
+    around: Mask | None = None
 
     @property
     def live(self) -> NDArray[np.bool_]:
         """What is trained, ``(num_parameters,)``."""
         return self.mask.live if self.width is None else self.mask.live & self.width.covered
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """What the device computes with, ``(num_parameters,)``; everything else is 0 for it."""
+        return self.live if self.around is None else self.around.live
 
 
 def own_part(
@@ -81,7 +89,10 @@ def own_part(
     if by != "magnitude":
         raise ValueError(f"tiers by {by!r} are not known here; update Hedgerow on this device")
     protect = (*told.get("protect", ()), *frozen_of(plan, mask.layout).names)
-    return OwnPart(mask=tier_mask(replica.weights, mask=mask, share=share, protect=protect), share=share)
+    tier = tier_mask(replica.weights, mask=mask, share=share, protect=protect)
+    # FIARSE's gradient is for a tier that stands alone.
+    alone = told.get("biased") is True
+    return OwnPart(mask=tier, share=share, around=None if alone else mask)
 
 
 def frozen_of(plan: RoundPlan, layout: Layout) -> Frozen:

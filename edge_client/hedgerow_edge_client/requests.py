@@ -42,7 +42,8 @@ class TrainRequest:
     weights
         Flat float32 vector ``(num_parameters,)`` to start from.
     live
-        Boolean vector ``(num_parameters,)``; dead entries are 0 all along, unless a proposal grows them.
+        Boolean vector ``(num_parameters,)``, what is trained. The others keep their values: 0 where they are
+        pruned, unless a proposal grows them.
     question
         What is asked besides; None for nothing.
     power

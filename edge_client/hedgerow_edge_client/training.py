@@ -47,15 +47,15 @@ def train(
     """Train `module` from the request's weights and return what came out.
 
     The same request on the same samples gives the same bits, whatever ran before in this process, if the
-    module's counters are what they were. Dead weights stay 0. Each step is ``v = momentum v + g +
-    weight_decay w + mu (w - w0)`` and ``w = w - learning_rate v``, with ``v = 0`` at first, as in
-    `torch.optim.SGD`; mu is FedProx's (Li 2020, eq. 2). With a `power` a above 1 the weights of linear and
-    convolution layers are ``w = u |u|^(a - 1)``, and the step is one of u (Schwarz 2021, eq. 1): what is
-    large moves more, and what is near zero stays there. With `biased`, a tensor with dead weights has the
-    threshold t of its smallest live one: what falls below it on the way is 0 for the model until it is back,
-    and keeps its value; the gradient of the others is multiplied by ``1 + 2 t |w| / (|w| + t)^2`` (Wu 2024,
-    "FIARSE", section 4, layer by layer). Tensors that the request calls frozen come out as they went in.
-    For what its `shaping` adds, see `Shaping`.
+    module's counters are what they were. Weights that are not live stay what they are. Each step is
+    ``v = momentum v + g + weight_decay w + mu (w - w0)`` and ``w = w - learning_rate v``, with ``v = 0`` at
+    first, as in `torch.optim.SGD`; mu is FedProx's (Li 2020, eq. 2). With a `power` a above 1 the weights of
+    linear and convolution layers are ``w = u |u|^(a - 1)``, and the step is one of u (Schwarz 2021, eq. 1):
+    what is large moves more, and what is near zero stays there. With `biased`, a tensor with dead weights has
+    the threshold t of its smallest live one: what falls below it on the way is 0 for the model until it is
+    back, and keeps its value; the gradient of the others is multiplied by ``1 + 2 t |w| / (|w| + t)^2`` (Wu
+    2024, "FIARSE", section 4, layer by layer). Tensors that the request calls frozen come out as they went
+    in. For what its `shaping` adds, see `Shaping`.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def _train(
     if request.mask_labels:
         task = with_masked_labels(task, samples)
     asked = _Asked(request, module=module, samples=samples, task=task, layout=layout)
-    write_parameters(module, layout, np.where(request.live, request.weights, np.float32(0.0)))
+    write_parameters(module, layout, request.weights)
     module.train()
     if request.question is not None and request.question.form == "trial":
         return asked.trial(start=start)

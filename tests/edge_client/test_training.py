@@ -31,7 +31,9 @@ def make_task(**changes: Any) -> Task:
 
 
 def request_for(module: nn.Module, **changes: Any) -> TrainRequest:
+    """Ask for a training from the module's weights, with those that are not live pruned."""
     weights = read_parameters(module, module_layout(module))
+    weights[~changes.get("live", np.ones(weights.size, np.bool_))] = 0
     values: dict[str, Any] = {
         "round": 3,
         "seed": 7,
@@ -148,18 +150,31 @@ def test_full_batches_agree_with_torch_under_a_mask(momentum: float, weight_deca
     np.testing.assert_allclose(result.weights, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_dead_weights_stay_exactly_zero_even_where_their_gradient_is_no_number() -> None:
+@pytest.mark.parametrize("pruned", [True, False])
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_what_is_not_live_stays_to_the_bit_even_where_its_gradient_is_no_number(
+    pruned: bool, power: float
+) -> None:
     module = net(norm=True)
     before = read_parameters(module, module_layout(module))
     live = np.ones(before.size, np.bool_)
     live[:24:2] = False  # half of the first weight
     dead = torch.from_numpy(~live[:24]).reshape(6, 4)
     module[0].weight.register_hook(lambda gradient: gradient.masked_fill(dead, float("nan")))
+    if pruned:
+        before[~live] = 0  # and stays +0, not -0
     request = request_for(
-        module, epochs=3, momentum=0.9, weight_decay=0.1, proximal_mu=0.1, weights=before, live=live
+        module,
+        epochs=3,
+        momentum=0.9,
+        weight_decay=0.1,
+        proximal_mu=0.1,
+        weights=before,
+        live=live,
+        power=power,
     )
     result = train(module, classes(20), request, task=CLASSIFY)
-    assert result.weights[~live].tobytes() == bytes(4 * 12)  # +0, not -0
+    assert result.weights[~live].tobytes() == before[~live].tobytes()
     assert (result.weights[:24][live[:24]] != before[:24][live[:24]]).all()
 
 

@@ -86,7 +86,7 @@ def test_it_is_the_smaller_model(tmp_path: Path) -> None:
         request = TrainRequest.from_wire(request.to_wire())
         return train(module, task.samples(None, client="a"), request, task=task).weights  # type: ignore[attr-defined]
 
-    cut = trained(whole, tasks[0], weights, tier.covered, 0.5)
+    cut = trained(whole, tasks[0], np.where(tier.covered, weights, np.float32(0)), tier.covered, 0.5)
     plain = trained(half, tasks[1], weights[tier.positions], np.ones(small.num_parameters, np.bool_), 1.0)
     np.testing.assert_allclose(cut[tier.positions], plain, atol=1e-6)
     assert not cut[~tier.covered].any()
