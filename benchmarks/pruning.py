@@ -31,8 +31,22 @@ from hedgerow_coordinator.settings import write_tables
 
 DENSITIES = (0.5, 0.2, 0.1, 0.05, 0.02)
 NAMES = {"mnist_writers": "mnist", "fashion_mnist": "fmnist"}
-# These do not take a density.
-DENSE = ("fedavg", "stc", "seed-soft", "seed-norm", "prunefl")
+# These do not take a density: dense ones, and those in which it is an outcome.
+WITHOUT_DENSITY = (
+    "fedavg",
+    "stc",
+    "seed-soft",
+    "seed-norm",
+    "prunefl",
+    "fiarse",
+    "heterofl",
+    "fedpm",
+    "hermes",
+)
+# Who is weaker in the recipes with tiers. The clients of a simulation have no memory size to go by.
+TIERS = {"client-[12]": 0.5, "client-[34]": 0.25}
+# FedPM steps scores by Adam, at its paper's rate; B1's is for descent on weights.
+LEARNING_RATES = {"fedpm": 0.1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +65,7 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
     for pack in options.packs:
         for seed in options.seeds:
             for recipe in options.recipes:
-                for density in [None] if recipe in DENSE else options.densities[recipe]:
+                for density in [None] if recipe in WITHOUT_DENSITY else options.densities[recipe]:
                     yield Cell(pack=pack, recipe=recipe, density=density, seed=seed, rounds=options.rounds)
 
 
@@ -60,15 +74,22 @@ def plan_of(cell: Cell) -> str:
     tables: dict[str, dict[str, object]] = {
         "run": {"name": "pruning", "rounds": cell.rounds, "seed": cell.seed},
         "cohort": {"min_clients": CLIENTS, "quorum": 1.0},
-        "training": {"epochs": 1, "batch_size": 64, "learning_rate": 0.01},
+        "training": {
+            "epochs": 1,
+            "batch_size": 64,
+            "learning_rate": LEARNING_RATES.get(cell.recipe, 0.01),
+        },
         "evaluate": {"data": "evaluate.npz"},
     }
     for name, settings in RECIPES[cell.recipe].settings(cell.rounds).items():
         table, _, inner = name.partition(".")
         place = tables.setdefault(table, {})
         place.update({inner: dict(settings)} if inner else settings)
+    pruning = tables.setdefault("pruning", {})
     if cell.density is not None:
-        tables.setdefault("pruning", {})["density"] = cell.density
+        pruning["density"] = cell.density
+    if pruning.get("policy") == "tiered":
+        pruning["tiers"] = dict(TIERS)
     return write_tables(tables)
 
 
@@ -82,6 +103,7 @@ def run_cell(cell: Cell, *, work: Path, folders: dict[str, Path | None], workers
         **asdict(cell),
         **bytes_to_target(facts, TARGETS[cell.pack]),
         "final_accuracy": facts.metric,
+        "personal_accuracy": facts.personal_metric,
         "final_density": facts.density,
         "accuracies": [record.accuracy for record in facts.rounds],
         "uplink_mb_by_round": [record.uplink_bytes / 1e6 for record in facts.rounds],
@@ -112,10 +134,22 @@ def summary_of(results: Sequence[Mapping[str, object]]) -> dict[str, float | Non
             summary[name] = mean("final_accuracy", pack, "hedgerow", density)
         summary[f"{short}_dense"] = mean("final_accuracy", pack, "fedavg", None)
     summary["feddst_s80"] = mean("final_accuracy", "mnist_writers", "feddst", 0.2)
-    dense = mean("uplink_mb", "mnist_writers", "fedavg", None)
-    ours = mean("uplink_mb", "mnist_writers", "hedgerow", 0.1)
-    summary["uplink_ratio_to_target"] = dense / ours if dense and ours else None
+    summary["uplink_ratio_to_target"] = _uplink_ratio(results)
     return summary
+
+
+def _uplink_ratio(results: Sequence[Mapping[str, object]]) -> float | None:
+    """Return dense FedAvg's bytes to target over ours, MNIST, 10 % live, summed over the seeds of both."""
+
+    def by_seed(recipe: str, density: float | None) -> dict[object, float]:
+        cells = [
+            r for r in results if (r["pack"], r["recipe"], r["density"]) == ("mnist_writers", recipe, density)
+        ]
+        return {r["seed"]: mb for r in cells if isinstance(mb := r["uplink_mb"], float)}
+
+    dense, ours = by_seed("fedavg", None), by_seed("hedgerow", 0.1)
+    seeds = dense.keys() & ours.keys()
+    return sum(dense[seed] for seed in seeds) / sum(ours[seed] for seed in seeds) if seeds else None
 
 
 def table(results: Sequence[Mapping[str, object]]) -> str:

@@ -37,6 +37,7 @@ from hedgerow_coordinator.records import (
     RoundRecord,
     StoredUpdate,
     UpdateRecord,
+    mean_personal,
 )
 from hedgerow_coordinator.sampled import network_of
 from hedgerow_coordinator.store import RunStore
@@ -80,6 +81,7 @@ __all__ = [
     "flat_traffic",
     "load_plan",
     "mask_epoch",
+    "mean_personal",
     "network_of",
     "open_run",
     "parse_plan",

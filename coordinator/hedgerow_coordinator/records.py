@@ -1,6 +1,6 @@
 """What a run's journal tells: rounds, updates, clients, events."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hedgerow_coordinator.settings import NAME, NAME_RULE, check_choice, check_pattern, check_range
@@ -100,6 +100,15 @@ class UpdateRecord:
         # The name becomes a file's name.
         check_pattern("client", self.client, NAME, rule=NAME_RULE)
         check_range("round", self.round, least=0)
+
+
+def mean_personal(records: Sequence[UpdateRecord]) -> tuple[float | None, int]:
+    """Return how good devices' own models are on what they hold out, by samples, and how many told it."""
+    told = [record for record in records if "personal" in record.metrics]
+    samples = sum(record.num_samples for record in told)
+    if not samples:
+        return None, 0
+    return sum(record.metrics["personal"] * record.num_samples for record in told) / samples, len(told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

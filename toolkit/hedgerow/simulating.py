@@ -11,7 +11,15 @@ from pathlib import Path
 
 from hedgerow.runs import read_template
 from hedgerow.simulation import Simulation
-from hedgerow_coordinator import Coordinator, Plan, RoundRecord, RunStore, evaluator, open_run
+from hedgerow_coordinator import (
+    Coordinator,
+    Plan,
+    RoundRecord,
+    RunStore,
+    evaluator,
+    mean_personal,
+    open_run,
+)
 from hedgerow_edge_client import (
     Crashed,
     EdgeClientError,
@@ -28,9 +36,14 @@ from hedgerow_export import template_parameters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationFacts:
-    """What came out of a simulation; bytes are PUBLISH packets, the downlink summed over its receivers."""
+    """What came out of a simulation; bytes are PUBLISH packets, the downlink summed over its receivers.
+
+    `personal_metric` is that of the clients' own models on what they hold out, in the last round; None where
+    they have none.
+    """
 
     metric: float | None
+    personal_metric: float | None
     density: float
     uplink_bytes: int
     downlink_bytes: int
@@ -164,6 +177,7 @@ def _facts(simulation: Simulation, store: RunStore) -> SimulationFacts:
     rounds = tuple(record for record in store.rounds() if record.status == "committed" and record.round > 0)
     return SimulationFacts(
         metric=rounds[-1].accuracy if rounds else None,
+        personal_metric=mean_personal(store.update_records(rounds[-1].round))[0] if rounds else None,
         density=coordinator.state.mask.density,
         uplink_bytes=totals["received"],
         downlink_bytes=sum(simulation.received_bytes().values()),

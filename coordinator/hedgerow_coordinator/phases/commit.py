@@ -19,7 +19,7 @@ from hedgerow_coordinator.phases.absent import NoIntake
 from hedgerow_coordinator.phases.phase import Phase
 from hedgerow_coordinator.plan import Plan
 from hedgerow_coordinator.pruning import Watch
-from hedgerow_coordinator.records import RoundRecord
+from hedgerow_coordinator.records import RoundRecord, mean_personal
 from hedgerow_coordinator.sampled import network_of, posterior
 from hedgerow_coordinator.server_model import averaged, stepped
 from hedgerow_coordinator.server_optimizer import server_step
@@ -170,15 +170,10 @@ class Commit(NoIntake):
 
     def _personal(self, round_number: int) -> str:
         """Return how good the devices' own models are, for the sentence; empty where they have none."""
-        found = [
-            (record.metrics["personal"], record.num_samples)
-            for record in self._federation.store.update_records(round_number)
-            if "personal" in record.metrics
-        ]
-        if not found:
+        mean, count = mean_personal(self._federation.store.update_records(round_number))
+        if mean is None:
             return ""
-        mean = sum(value * samples for value, samples in found) / sum(samples for _, samples in found)
-        return f"  mean personal {self._federation.plan.evaluate.metric} {mean:.4f} of {len(found)}"
+        return f"  mean personal {self._federation.plan.evaluate.metric} {mean:.4f} of {count}"
 
     def _following(self, *, final: bool) -> Phase:
         from hedgerow_coordinator.phases.close import Close

@@ -60,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
         say(f"the run failed: {facts.failure}")
         return ExitCode.RUN_FAILED
     measured = "not measured (no test data)" if facts.metric is None else f"{facts.metric:.4f}"
+    if facts.personal_metric is not None:
+        measured += f" (mean of the clients' own models {facts.personal_metric:.4f})"
     say(
         f"finished: {plan.evaluate.metric} {measured}, density {facts.density:.3f}, "
         f"weights {facts.weights_digest}"
