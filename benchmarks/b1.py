@@ -102,17 +102,23 @@ def _scaled(images: np.ndarray) -> np.ndarray:
     return (images.astype(np.float32) / 255.0).reshape(len(images), 1, 28, 28)
 
 
-def run_method(text: str, work: Path, folders: dict[str, Path | None], *, workers: int) -> SimulationFacts:
-    """Run one plan; return its facts."""
-    (work / "plan.toml").write_text(text)
-    with tempfile.TemporaryDirectory(prefix="hedgerow-b1-") as scratch:
+def run_method(
+    text: str, work: Path, folders: dict[str, Path | None], *, workers: int, label: str = ""
+) -> SimulationFacts:
+    """Run one plan; return its facts. What it says begins with the label."""
+    with (
+        tempfile.NamedTemporaryFile("w", dir=work, prefix="plan-", suffix=".toml") as plan,
+        tempfile.TemporaryDirectory(prefix="hedgerow-b1-") as scratch,
+    ):
+        plan.write(text)
+        plan.flush()
         return simulate(
-            load_plan(work / "plan.toml"),
+            load_plan(Path(plan.name)),
             task=TASK,
             clients=folders,
             run_dir=Path(scratch, "run"),
             workers=workers,
-            say=lambda sentence: print(f"    {sentence}", file=sys.stderr, flush=True),
+            say=lambda sentence: print(f"    {label}{sentence}", file=sys.stderr, flush=True),
         )
 
 

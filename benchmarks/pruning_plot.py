@@ -11,6 +11,8 @@ Result = Mapping[str, object]
 
 _COLORS = ("#1b6b3a", "#c2571a", "#5b6b8c", "#7a4b8f", "#b08d1e", "#2f8f9d", "#9b2d4e", "#6f6f6f")
 _MARKERS = "os^vDx*P"
+# Those whose way to their accuracy is drawn, not its end alone.
+_WHOLE_RUNS = ("hedgerow", "fedavg")
 _DASHES = ("-", "--", ":", "-.", (0, (1, 3)))
 # FedDST's published means, MNIST and Fashion-MNIST: Bibikar 2022's method on this benchmark, float32.
 _PUBLISHED = {
@@ -34,26 +36,38 @@ def plot_pruning(results: Sequence[Result], path: Path) -> None:
 
     packs = sorted({str(result["pack"]) for result in results}, reverse=True)
     names = list(dict.fromkeys(str(result["recipe"]) for result in results))
-    looks = dict(zip(names, itertools.cycle(zip(_COLORS, _MARKERS, strict=True)), strict=False))
-    figure, axes = pyplot.subplots(len(packs), 2, figsize=(9, 3.4 * len(packs)), squeeze=False)
+    looks = dict(zip(names, itertools.product(_MARKERS, _COLORS), strict=False))
+    figure, axes = pyplot.subplots(len(packs), 2, figsize=(11, 3.8 * len(packs)), squeeze=False)
     for (by_bytes, by_density), pack in zip(axes, packs, strict=True):
         lines = mean_lines([result for result in results if result["pack"] == pack])
         recipes: dict[str, list[tuple[float, float]]] = {}
         for label, line in lines.items():
             points = recipes.setdefault(line.recipe, [])
-            dashes = _DASHES[len(points) % len(_DASHES)]
-            color = looks[line.recipe][0]
-            by_bytes.plot(line.uplink_mb, line.accuracies, color=color, linestyle=dashes, label=label)
+            marker, color = looks.get(line.recipe, (".", "#999999"))
+            if line.recipe in _WHOLE_RUNS:
+                dashes = _DASHES[len(points) % len(_DASHES)]
+                by_bytes.plot(line.uplink_mb, line.accuracies, color=color, linestyle=dashes, label=label)
+            else:
+                end = line.uplink_mb[-1], line.accuracies[-1]
+                by_bytes.plot(*end, color=color, marker=marker, markersize=5, linestyle="", label=label)
             points.append((line.density, line.accuracies[-1]))
+        # The first rounds' accuracies are of no interest, and would press the rest together.
+        by_bytes.set_ylim(min(line.accuracies[-1] for line in lines.values()) - 0.1, None)
         by_bytes.set_xscale("log")
-        by_bytes.set_xlabel("sent by all clients so far, MB", fontsize=8)
+        by_bytes.set_xlabel(
+            "sent by all clients, MB: round by round (lines), in all rounds (marks)", fontsize=8
+        )
         by_bytes.set_ylabel("accuracy", fontsize=8)
         published = "FedDST, published"
-        for recipe, points in {**recipes, published: list(_PUBLISHED[pack])}.items():
-            color, marker = looks.get(recipe, ("#999999", "."))
+        several = {recipe: points for recipe, points in recipes.items() if len(points) > 1}
+        for recipe, points in {**several, published: list(_PUBLISHED[pack])}.items():
+            marker, color = looks.get(recipe, (".", "#999999"))
             by_density.plot(
                 *zip(*sorted(points), strict=True), color=color, marker=marker, markersize=4, label=recipe
             )
+        if "fedavg" in lines:
+            dense = lines["fedavg"].accuracies[-1]
+            by_density.axhline(dense, color=looks["fedavg"][1], linewidth=0.8, label="fedavg, dense")
         by_density.set_xscale("log")
         by_density.set_xticks(
             [0.02, 0.05, 0.1, 0.2, 0.5, 1], labels=["2 %", "5 %", "10 %", "20 %", "50 %", "all"]
@@ -64,7 +78,8 @@ def plot_pruning(results: Sequence[Result], path: Path) -> None:
             axis.set_title(pack.replace("_", " "), fontsize=9)
             axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
             axis.tick_params(labelsize=7)
-            axis.legend(fontsize=7, frameon=False)
+        by_bytes.legend(fontsize=6, frameon=False, ncols=2 if len(lines) > 10 else 1)
+        by_density.legend(fontsize=7, frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
     pyplot.close(figure)

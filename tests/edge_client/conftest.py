@@ -1,8 +1,11 @@
-"""A coordinator for sessions, led by hand."""
+"""A coordinator for sessions, led by hand, and a farm of devices for deliveries."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
+from tests.edge_client.delivery_farm import Farm
 
 from hedgerow_codecs import (
     NO_BASE,
@@ -56,6 +59,11 @@ THIN = Mask(layout=LAYOUT, live=np.arange(16) >= 6)
 
 
 FLOAT32 = codec_from_config({"codec_id": "float32"})
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Farm:
+    return Farm(tmp_path)
 
 
 class Leader:

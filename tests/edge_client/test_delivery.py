@@ -3,176 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.edge_client.delivery_farm import FARM, GOOD, A, B, Farm, blob, offer, states
 
-import hedgerow_edge_client.model_shelf as shelf_module
 from hedgerow_coordinator import Deliverer
-from hedgerow_edge_client import DeliverySession, ModelShelf, StateError, TrialResult
+from hedgerow_edge_client import ModelShelf, StateError, TrialResult
 from hedgerow_edge_client.delivery import MAX_GARBAGE_NOTICES
 from hedgerow_transport import (
-    BlobRef,
     Delivery,
     DeliveryReport,
     MemoryHub,
-    MemoryLink,
     Presence,
-    Publication,
-    Received,
-    Topics,
-    Will,
     blob_digest,
     decode_message,
     parse_topic,
 )
-
-FARM = Topics("farm")
-GOOD = TrialResult(metric="accuracy", after=0.9, samples=100, p50_ms=1.5)
-CHUNK = 64
-
-
-def blob(seed: int, size: int = 1000) -> bytes:
-    return np.random.default_rng(seed).bytes(size)
-
-
-def offer(model: bytes, **changes: object) -> Delivery:
-    ref = BlobRef(kind="export", digest=blob_digest(model), size=len(model))
-    return replace(Delivery(model=ref, chunk_bytes=CHUNK), **changes)  # type: ignore[arg-type]
-
-
-@dataclass
-class Device:
-    """A client that does nothing but follow deliveries; its trials end as the test says."""
-
-    name: str
-    directory: Path
-    link: MemoryLink
-    results: dict[bytes, TrialResult] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
-    trials: list[bytes] = field(default_factory=list)
-    room: int = 1 << 20
-
-    def __post_init__(self) -> None:
-        self.shelf = ModelShelf(self.directory)
-        self.shelf.mend()
-        self.session = DeliverySession(
-            self.name,
-            topics=FARM,
-            shelf=self.shelf,
-            jitter=lambda: 0.25,
-            room=lambda: self.room,
-            wall_clock=lambda: 1e9,
-        )
-        birth = Presence(client=self.name, session=1, online=True, profile={"deliveries": 1})
-        self.link.publish(FARM.presence(self.name), birth.encode(), retain=True)
-
-    def step(self, now: float) -> None:
-        told = []
-        while not self.link.events.empty():
-            event = self.link.events.get()
-            if isinstance(event, Received):
-                told += self.session.handle(event.topic, event.payload, now=now)
-            elif self.link.connected:
-                self.session.connected(now)
-        told += self.session.tick(now)
-        trial = self.session.trial
-        if trial is not None and trial.delivery.model.digest in self.results:
-            self.trials.append(trial.delivery.model.digest)
-            told += self.session.tried(self.results[trial.delivery.model.digest], now=now)
-        for action in told:
-            if isinstance(action, Publication):
-                self.link.publish(action.topic, action.payload, retain=action.retain, qos=action.qos)
-            else:
-                self.said.append(action.text)
-
-    @property
-    def in_use(self) -> bytes | None:
-        found = self.shelf.load()
-        return None if found is None else found[1]
-
-
-class Farm:
-    """A hub, devices, and one delivery after the other."""
-
-    def __init__(self, directory: Path, hub: MemoryHub | None = None) -> None:
-        self.directory = directory
-        self.hub = hub or MemoryHub()
-        self.devices: dict[str, Device] = {}
-        self.now = 0.0
-        self.sent: list[Publication] = []
-
-    def start(self, name: str, **results: TrialResult) -> Device:
-        gone = Presence(client=name, session=1, online=False, profile={})
-        will = Will(topic=FARM.presence(name), payload=gone.encode())
-        link = self.hub.connect(name, FARM.client_filters(name), will)
-        before = self.devices.get(name)
-        device = Device(name=name, directory=self.directory / name, link=link)
-        if before is not None:
-            device.results = before.results
-        self.devices[name] = device
-        return device
-
-    def kill(self, name: str) -> None:
-        self.devices[name].link.drop()
-
-    def deliver(
-        self,
-        model: bytes,
-        *,
-        wait_s: float = 300.0,
-        until: Callable[[Deliverer], bool] | None = None,
-        bytes_per_s: float = 0.0,
-        **changes: object,
-    ) -> Deliverer:
-        link = self.hub.connect("deliverer", FARM.deliverer_filters())
-        found = Deliverer(
-            model, offer(model, **changes), topics=FARM, wait_s=wait_s, max_bytes_per_s=bytes_per_s
-        )
-        self.take(found, link)
-        found.start(self.now)
-        self.sent.clear()
-        while not found.done(self.now) and not (until is not None and until(found)):
-            found.tick(self.now)
-            for publication in found.take_publications():
-                self.sent.append(publication)
-                link.publish(
-                    publication.topic, publication.payload, retain=publication.retain, qos=publication.qos
-                )
-            for device in list(self.devices.values()):
-                if device.link.connected:
-                    device.step(self.now)
-            self.take(found, link)
-            self.now += 0.1
-        last = found.closing()
-        link.publish(last.topic, last.payload, retain=True, qos=1)
-        link.close()
-        return found
-
-    def take(self, found: Deliverer, link: MemoryLink) -> None:
-        while not link.events.empty():
-            event = link.events.get()
-            if isinstance(event, Received):
-                found.handle(event.topic, event.payload, now=self.now, retained=event.retained)
-
-    @property
-    def num_chunks(self) -> int:
-        return sum((parsed := parse_topic(p.topic)) is not None and parsed.kind == "blob" for p in self.sent)
-
-
-@pytest.fixture
-def farm(tmp_path: Path) -> Farm:
-    return Farm(tmp_path)
-
-
-def states(found: Deliverer) -> dict[str, str]:
-    return {row.name: row.state for row in found.rows}
-
-
-A, B, C = blob(1), blob(2), blob(3)
 
 
 def test_the_first_model_is_taken_by_everybody_and_sent_once(farm: Farm) -> None:
@@ -417,100 +266,3 @@ def test_a_report_of_another_delivery_or_an_older_word_changes_nothing(farm: Far
     for report in (replace(last, model=blob_digest(B)), last, replace(last, outcome="fetching")):
         found.handle(FARM.up("a", "report"), report.encode(), now=0.0)
     assert states(found) == {"a": "accepted"}
-
-
-class PowerCut(BaseException):
-    """What ends a process at once."""
-
-
-def test_a_power_cut_at_any_step_of_a_switch_leaves_one_good_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every call that touches the disk in a switch is, in turn, the last one of the process."""
-    steps = 0
-    while True:
-        directory = tmp_path / str(steps)
-        farm = Farm(directory)
-        device = farm.start("a")
-        device.results = {blob_digest(A): GOOD}
-        farm.deliver(A)
-        count = 0
-
-        def cut(call: Callable[..., object], last: int) -> Callable[..., object]:
-            def counted(*arguments: object, **named: object) -> object:
-                nonlocal count
-                count += 1
-                if count > last:
-                    raise PowerCut
-                return call(*arguments, **named)
-
-            return counted
-
-        import os
-
-        with monkeypatch.context() as patch:
-            for name in ("replace", "fsync", "open"):
-                patch.setattr(os, name, cut(getattr(os, name), steps))
-            device.results[blob_digest(B)] = replace(GOOD, before=0.9, after=0.95)
-            try:
-                farm.deliver(B)
-                whole = True
-            except PowerCut:
-                whole = False
-        farm.hub = MemoryHub()
-        again = farm.start("a")
-        assert again.in_use in (A, B)
-        again.results = {blob_digest(B): replace(GOOD, before=0.9, after=0.95)}
-        assert states(farm.deliver(B)) == {"a": "accepted"}
-        assert again.in_use == B
-        assert (directory / "a" / "delivery" / "model.onnx").read_bytes() == B
-        assert again.shelf.warnings == []
-        if whole:
-            break
-        steps += 1
-    assert steps >= 6
-
-
-def test_a_damaged_file_of_the_model_in_use_gives_way_to_the_one_before(farm: Farm) -> None:
-    device = farm.start("a")
-    device.results = {blob_digest(A): GOOD, blob_digest(B): replace(GOOD, before=0.9, after=0.9)}
-    farm.deliver(A)
-    farm.deliver(B)
-    (device.directory / "delivery" / "model.onnx").write_bytes(b"rotten")
-    again = ModelShelf(device.directory)
-    again.mend()
-    assert again.load() == (blob_digest(A), A)
-    assert "damaged" in again.warnings[0]
-    assert (device.directory / "delivery" / "model.onnx").read_bytes() == A
-    assert again.look().current == blob_digest(A)
-
-
-@pytest.mark.parametrize(
-    "damage", [b"", b"{", b'{"version": 2}', b'{"version": 1, "current": "zz"}', b"\xff" * 99]
-)
-def test_a_damaged_shelf_keeps_the_model_that_was_in_use(farm: Farm, damage: bytes) -> None:
-    device = farm.start("a")
-    device.results = {blob_digest(A): GOOD}
-    farm.deliver(A)
-    (device.directory / "delivery" / "shelf.json").write_bytes(damage)
-    again = ModelShelf(device.directory)
-    again.mend()
-    assert again.load() == (blob_digest(A), A)
-    assert "is damaged" in again.warnings[0]
-    assert (device.directory / "delivery" / "shelf.json.damaged").read_bytes() == damage
-
-
-def test_a_full_disk_refuses_and_the_model_in_use_stays(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = farm.start("a")
-    device.results = {blob_digest(A): GOOD, blob_digest(B): replace(GOOD, before=0.9, after=0.95)}
-    farm.deliver(A)
-
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(shelf_module, "write_durably", full)
-    found = farm.deliver(B, wait_s=20.0)
-    assert found.rows[0].report is not None
-    assert found.rows[0].state == "refused"
-    assert "No space left on device" in found.rows[0].report.reason
-    assert device.in_use == A
