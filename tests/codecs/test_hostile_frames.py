@@ -164,6 +164,17 @@ def test_an_attack_costs_no_more_than_its_bound(name: str) -> None:
     check_attack(name, stride=STRIDE)
 
 
+@pytest.mark.parametrize("name", ["mask", "mask_delta"])
+def test_no_other_frame_has_the_same_mask(name: str) -> None:
+    frame, decode = FRAMES[name]
+    for place in range(len(frame) - 4):
+        for bit in range(8):
+            changed = bytearray(frame[:-4])
+            changed[place] ^= 1 << bit
+            with pytest.raises(CodecError):
+                decode(sealed(bytes(changed)))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @EVERY_VECTOR

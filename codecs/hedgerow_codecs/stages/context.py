@@ -283,6 +283,8 @@ def _read_levels(reader: Reader, *, mask: Mask) -> list[Levels]:
     sizes = []
     for tensor, by_row, by_column in zip(tensors, modes[::2], modes[1::2], strict=False):
         rows, columns, _ = geometry(tensor)
+        if (rows == 1 and not by_row) or (columns == 1 and not by_column):
+            raise PayloadError(f"modes of {tensor.name} do not fit its shape")
         sizes += [rows if by_row else 1, columns if by_column and columns > 1 else 0]
     bases = np.repeat(np.tile(np.arange(2, dtype=np.uint8), len(tensors)), sizes)
     if bases.size < _FEW_LEVELS:
