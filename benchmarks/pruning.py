@@ -17,6 +17,7 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -222,13 +223,26 @@ def _in_parallel(
     run: Callable[[Cell], dict[str, object]], wanted: Sequence[Cell], *, jobs: int
 ) -> Iterator[dict[str, object]]:
     """Yield results as they come, of some runs at a time, each in a process of its own."""
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
         pending = [pool.submit(run, cell) for cell in wanted]
         try:
             for done in as_completed(pending):
                 yield done.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, whatever ended that one."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -285,4 +299,7 @@ def _row(result: Mapping[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted; a JSON file keeps the runs that are done")
