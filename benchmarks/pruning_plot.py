@@ -37,12 +37,15 @@ def plot_pruning(results: Sequence[Result], path: Path) -> None:
     packs = sorted({str(result["pack"]) for result in results}, reverse=True)
     names = list(dict.fromkeys(str(result["recipe"]) for result in results))
     looks = dict(zip(names, itertools.product(_MARKERS, _COLORS), strict=False))
-    figure, axes = pyplot.subplots(len(packs), 2, figsize=(11, 3.8 * len(packs)), squeeze=False)
+    figure, axes = pyplot.subplots(
+        len(packs), 2, figsize=(12, 4 * len(packs)), squeeze=False, layout="constrained"
+    )
     for (by_bytes, by_density), pack in zip(axes, packs, strict=True):
         lines = mean_lines([result for result in results if result["pack"] == pack])
         recipes: dict[str, list[tuple[float, float]]] = {}
-        for label, line in lines.items():
+        for label, line in sorted(lines.items(), key=lambda each: -each[1].accuracies[-1]):
             points = recipes.setdefault(line.recipe, [])
+            label = f"{line.accuracies[-1]:.3f}  {label}"
             marker, color = looks.get(line.recipe, (".", "#999999"))
             if line.recipe in _WHOLE_RUNS:
                 dashes = _DASHES[len(points) % len(_DASHES)]
@@ -52,7 +55,7 @@ def plot_pruning(results: Sequence[Result], path: Path) -> None:
                 by_bytes.plot(*end, color=color, marker=marker, markersize=5, linestyle="", label=label)
             points.append((line.density, line.accuracies[-1]))
         # The first rounds' accuracies are of no interest, and would press the rest together.
-        by_bytes.set_ylim(min(line.accuracies[-1] for line in lines.values()) - 0.1, None)
+        by_bytes.set_ylim(max(line.accuracies[-1] for line in lines.values()) - 0.4, None)
         by_bytes.set_xscale("log")
         by_bytes.set_xlabel(
             "sent by all clients, MB: round by round (lines), in all rounds (marks)", fontsize=8
@@ -78,9 +81,8 @@ def plot_pruning(results: Sequence[Result], path: Path) -> None:
             axis.set_title(pack.replace("_", " "), fontsize=9)
             axis.grid(visible=True, which="major", color="#dddddd", linewidth=0.6)
             axis.tick_params(labelsize=7)
-        by_bytes.legend(fontsize=6, frameon=False, ncols=2 if len(lines) > 10 else 1)
+        by_bytes.legend(fontsize=6, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         by_density.legend(fontsize=7, frameon=False)
-    figure.tight_layout()
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
 
