@@ -1,7 +1,6 @@
 """Devices of three strengths train one model on the packaged digits, beside six of full strength.
 
-By width, equal mixes of labels alone: with labels that strong devices have alone it loses more, as
-docs/personal.md tells.
+docs/personal.md has what it prints.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -169,14 +168,34 @@ def full(trainers: Trainers, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return means
 
 
+HALVES = {"half": (0.5, 0.53), "quarter": (0.25, 0.29)}
+NARROW = {"half": (0.3, 0.36), "quarter": (0.1, 0.15)}
+
+
+def with_keys(pruning: str, keys: str) -> str:
+    return pruning.replace("density = 1.0\n", f"density = 1.0\n{keys}\n")
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    ("pruning", "labels", "ratios"),
-    [(BY_MAGNITUDE, "equal", {"half": (0.5, 0.53), "quarter": (0.25, 0.29)}),
-     (BY_MAGNITUDE, "mixed", {"half": (0.5, 0.53), "quarter": (0.25, 0.29)}),
-     (BY_WIDTH, "equal", {"half": (0.3, 0.36), "quarter": (0.1, 0.15)})],
-    ids=["magnitude-equal", "magnitude-mixed", "width-equal"],
-)  # fmt: skip
+    ("pruning", "labels", "ratios", "loss"),
+    [
+        pytest.param(BY_MAGNITUDE, "equal", HALVES, 0.015, id="magnitude-equal"),
+        pytest.param(BY_MAGNITUDE, "mixed", HALVES, 0.015, id="magnitude-mixed"),
+        pytest.param(BY_WIDTH, "equal", NARROW, 0.015, id="width-equal"),
+        # Parts that stand alone do not know what only others have.
+        pytest.param(BY_WIDTH, "mixed", NARROW, 0.16, id="width-mixed"),
+        pytest.param(with_keys(BY_WIDTH, "mask_labels = true"), "mixed", NARROW, 0.15, id="width-masked"),
+        pytest.param(with_keys(BY_MAGNITUDE, "biased = true"), "mixed", HALVES, 0.08, id="biased"),
+        pytest.param(
+            with_keys(BY_MAGNITUDE, "biased = true\nmask_labels = true"),
+            "mixed",
+            HALVES,
+            0.065,
+            id="biased-masked",
+        ),
+    ],
+)
 def test_tiers_lose_little_and_send_less(
     trainers: Trainers,
     full: Mapping[str, float],
@@ -184,6 +203,7 @@ def test_tiers_lose_little_and_send_less(
     pruning: str,
     labels: str,
     ratios: Mapping[str, tuple[float, float]],
+    loss: float,
 ) -> None:
     found = [run(trainers, tmp_path / f"{s}", pruning=pruning, labels=labels, seed=s) for s in SEEDS]
     accuracy = float(np.mean([outcome.accuracy for outcome in found]))
@@ -194,4 +214,4 @@ def test_tiers_lose_little_and_send_less(
         for name in CLIENTS:
             if name.startswith(tier):
                 assert least <= sizes[name] / sizes["full-0"] <= most, name
-    assert accuracy >= full[labels] - 0.015
+    assert accuracy >= full[labels] - loss
