@@ -61,7 +61,8 @@ def _summary(report: Mapping[str, Any]) -> str:
         ("bytes_vs_nncodec_best_worst", "the same, worst cell"),
         ("bytes_vs_entropy", "bytes over the per-tensor entropy of the codes, geometric mean"),
         ("encode_vs_nncodec", "times as fast as nncodec's fastest setting, encoding"),
-        ("decode_vs_nncodec", "the same, decoding"),
+        ("decode_vs_nncodec", "the same, decoding, with numba where it is installed"),
+        ("decode_numpy_vs_nncodec", "the same, decoding by numpy alone"),
         (
             "sparse_encode_speedup",
             "an update that is zero but for 1 %: times as fast as the default, encoding",

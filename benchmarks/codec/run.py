@@ -34,7 +34,7 @@ from benchmarks.codec.tiny import tiny_draws, tiny_summary
 
 _QUICK_CASES = ("cnn/feedback", "mlp/raw", "gru/masked")
 _QUICK_DB = (3.0, 12.0)
-_PACKAGES = ("hedgerow", "numpy", "torch", "nncodec", "zstandard", "blosc2")
+_PACKAGES = ("hedgerow", "numpy", "numba", "torch", "nncodec", "zstandard", "blosc2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +196,7 @@ def _speed_summary(report: Mapping[str, object]) -> dict[str, object]:
     for name in (
         "encode_vs_nncodec",
         "decode_vs_nncodec",
+        "decode_numpy_vs_nncodec",
         "sparse_encode_speedup",
         "sparse_chosen_encode_speedup",
     ):

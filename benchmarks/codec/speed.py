@@ -18,7 +18,8 @@ from benchmarks.codec.memory import can_measure, peak_bytes
 from benchmarks.codec.nnc import Nncodec, named_tensors, nncodec_coder, scale_for
 from benchmarks.codec.peers import Vector
 
-from hedgerow_codecs import Codec, codec_from_config
+from hedgerow_codecs import Codec, DecodedUpdate, Mask, codec_from_config
+from hedgerow_codecs.stages.compiled import compiled_loops, without_compiled_loops
 
 ROUNDS = 7
 _SPARSE = 0.01
@@ -73,7 +74,8 @@ def measure_speed(case: Case, package: Nncodec | None, *, rounds: int = ROUNDS) 
 
     Of Hedgerow, all is timed: from a live vector to the frame, and from the frame to a live vector (and to
     the integers that a coordinator adds up). Of nncodec only its own functions, on tensors that are cut and
-    scaled before; what it decodes to is not put together.
+    scaled before; what it decodes to is not put together. Hedgerow decodes by compiled code where numba is
+    installed, and by numpy alone beside it.
     """
     vector, mask = case.vectors[0], case.mask
     default = codec_from_config({"codec_id": "deadzone"})
@@ -86,12 +88,15 @@ def measure_speed(case: Case, package: Nncodec | None, *, rounds: int = ROUNDS) 
         "hedgerow encode": lambda: encode(vector, mask=mask, codec=default),
         "hedgerow decode": lambda: decode(frame, mask=mask).values(),
         "hedgerow decode to integers": lambda: decode(frame, mask=mask),
+        "hedgerow decode, numpy alone": lambda: _by_numpy_alone(frame, mask).values(),
+        "hedgerow decode to integers, numpy alone": lambda: _by_numpy_alone(frame, mask),
         "hedgerow 1 % encode": lambda: encode(vector, mask=mask, codec=sparse),
         "hedgerow 1 % decode": lambda: decode(rested, mask=mask).values(),
         "hedgerow 1 % given encode": lambda: encode(zeros, mask=mask, codec=sparse),
     }
     facts: dict[str, object] = {
         "parameters": vector.size,
+        "compiled": compiled_loops(vector.size) is not None,
         "source": case.source,
         "hedgerow bytes": len(frame),
         "snr_db": ratio,
@@ -122,9 +127,15 @@ def measure_speed(case: Case, package: Nncodec | None, *, rounds: int = ROUNDS) 
     facts["rounds"] = rounds
     facts["encode_vs_nncodec"] = _over(least, "nncodec encode", "hedgerow encode")
     facts["decode_vs_nncodec"] = _over(least, "nncodec decode", "hedgerow decode")
+    facts["decode_numpy_vs_nncodec"] = _over(least, "nncodec decode", "hedgerow decode, numpy alone")
     facts["sparse_encode_speedup"] = _over(least, "hedgerow encode", "hedgerow 1 % given encode")
     facts["sparse_chosen_encode_speedup"] = _over(least, "hedgerow encode", "hedgerow 1 % encode")
     return facts
+
+
+def _by_numpy_alone(frame: bytes, mask: Mask) -> DecodedUpdate:
+    with without_compiled_loops():
+        return decode(frame, mask=mask)
 
 
 def _over(seconds: dict[str, float], slow: str, fast: str) -> float | None:

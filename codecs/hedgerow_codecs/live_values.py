@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from hedgerow_codecs.errors import PayloadError, UnencodableError
 from hedgerow_codecs.mask import Mask
 
+_BLOCK = 1 << 16
+
 
 def check_encodable(values: NDArray[np.float32], *, mask: Mask, max_magnitude: float | None = None) -> None:
     """Check that values are one finite float32 per live parameter.
@@ -21,17 +23,17 @@ def check_encodable(values: NDArray[np.float32], *, mask: Mask, max_magnitude: f
         raise UnencodableError(
             f"values must be float32 of shape ({mask.num_live},), got {values.dtype} of {values.shape}"
         )
-    if not values.size:
-        return
-    low, high = float(values.min()), float(values.max())  # NaN and infinity come through either
     limit = float(np.finfo(np.float32).max) if max_magnitude is None else max_magnitude
-    if -limit <= low and high <= limit:
-        return
-    bad = int(np.argmax(~(np.abs(values) <= limit)))
-    name = tensor_at(bad, mask=mask)
-    raise UnencodableError(
-        f"tensor {name!r} has the value {values[bad]}, which cannot be encoded", tensor=name
-    )
+    for start in range(0, values.size, _BLOCK):
+        block = values[start : start + _BLOCK]  # in the processor's cache when it is looked at again
+        low, high = float(block.min()), float(block.max())  # NaN and infinity come through either
+        if -limit <= low and high <= limit:
+            continue
+        bad = start + int(np.argmax(~(np.abs(block) <= limit)))
+        name = tensor_at(bad, mask=mask)
+        raise UnencodableError(
+            f"tensor {name!r} has the value {values[bad]}, which cannot be encoded", tensor=name
+        )
 
 
 def check_decoded(values: NDArray[np.float32], *, mask: Mask) -> None:

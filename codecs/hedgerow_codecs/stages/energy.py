@@ -80,7 +80,7 @@ def fit_levels(
     magnitudes: NDArray[np.signedinteger[Any]],
     *,
     tensor: TensorSpec,
-    live: NDArray[np.bool_],
+    live: NDArray[np.bool_] | None,
     flat: bool,
 ) -> Levels:
     """Choose the levels that are likely to cost the fewest bytes.
@@ -91,7 +91,7 @@ def fit_levels(
         Of the codes in the tensor.
     magnitudes : ndarray of integers, shape (k,)
     tensor : TensorSpec
-    live : ndarray, bool, shape (size,)
+    live : ndarray, bool, shape (size,), or None where all of it lives
     flat : bool
         Whether to keep to one level for all rows and columns.
     """
@@ -171,8 +171,8 @@ def _sum_by_class(classes: NDArray[np.uint8], weights: NDArray[np.floating[Any]]
     return np.bincount(classes.reshape(-1), weights.reshape(-1), minlength=NUM_CLASSES).astype(np.float64)
 
 
-def _room(live: NDArray[np.bool_], *, rows: int, columns: int, cell: int) -> NDArray[np.float32] | int:
-    if live.all():
+def _room(live: NDArray[np.bool_] | None, *, rows: int, columns: int, cell: int) -> NDArray[np.float32] | int:
+    if live is None:
         return cell
     return np.asarray(live.reshape(rows, columns, cell).sum(axis=2), np.float32)
 
@@ -228,12 +228,12 @@ class TensorPart:
     tensor : TensorSpec
     chosen : slice
         Which of the positions.
-    live : ndarray, bool, shape (tensor.size,)
+    live : ndarray, bool, shape (tensor.size,), or None where all of it lives
     """
 
     tensor: TensorSpec
     chosen: slice
-    live: NDArray[np.bool_]
+    live: NDArray[np.bool_] | None
     _first: int
     _positions: NDArray[np.int64]
 
@@ -245,7 +245,7 @@ class TensorPart:
     def places(self) -> NDArray[np.int64]:
         """Return where in the tensor the positions are, pruned entries counted, shape ``(size,)``."""
         places = self._positions[self.chosen] - self._first
-        return places if not places.size or self.live.all() else np.flatnonzero(self.live)[places]
+        return places if self.live is None or not places.size else np.flatnonzero(self.live)[places]
 
 
 def by_tensor(positions: NDArray[np.int64], *, mask: Mask) -> list[TensorPart]:
@@ -255,7 +255,8 @@ def by_tensor(positions: NDArray[np.int64], *, mask: Mask) -> list[TensorPart]:
         TensorPart(
             tensor=tensor,
             chosen=slice(*chosen),
-            live=mask.live[flat],
+            # From its counts a mask knows it: to look at every entry takes as long as some of the coding.
+            live=None if kept.stop - kept.start == tensor.size else mask.live[flat],
             _first=kept.start,
             _positions=positions,
         )

@@ -22,6 +22,7 @@ from hedgerow_codecs.stages.adaptive import (
     segments,
     stretches,
 )
+from hedgerow_codecs.stages.compiled import compiled_loops
 from hedgerow_codecs.stages.narrow import decode_narrow, encode_narrow
 from hedgerow_codecs.stages.trellis import quantizer_bits
 from hedgerow_codecs.stages.wide import decode_wide, encode_wide
@@ -92,15 +93,18 @@ def decode_symbols(
     states = states.copy()
     bases, model = compact(bases, model=model)
     steps, lanes = grid_shape(bases.size, states.size)
-    short = bases.size - (lanes - 1) * steps
-    if lanes > 1:
+    loops = compiled_loops(bases.size)
+    if loops is not None:
+        symbols = loops.decode_lanes(states, words, bases, model=model, steps=steps)
+    elif lanes > 1:
         by_lane = _by_lane(bases, steps=steps, lanes=lanes)
-        symbols = decode_wide(states, words, by_lane, model=model, short=short)
+        short = bases.size - (lanes - 1) * steps
+        symbols = decode_wide(states, words, by_lane, model=model, short=short).reshape(-1)[: bases.size]
     else:
         states[0], symbols = decode_narrow(int(states[0]), words, bases, model=model)
     if np.any(states >> np.uint32(16) != 1):
         raise PayloadError("coded symbols end in a state that no encoder starts from")
-    return symbols.reshape(-1)[: bases.size], (states & np.uint32(0xFFFF)).astype(np.uint16)
+    return symbols, (states & np.uint32(0xFFFF)).astype(np.uint16)
 
 
 def grid_shape(count: int, lanes: int) -> tuple[int, int]:
@@ -122,8 +126,8 @@ def _by_lane(values: NDArray[np.uint8], *, steps: int, lanes: int) -> NDArray[np
     """Return lanes as rows, shape (lanes, steps), the last one padded with zeros."""
     if values.size == steps * lanes:
         return values.reshape(lanes, steps)
-    padded = np.zeros(steps * lanes, np.uint8)
-    padded[: values.size] = values
+    padded = np.empty(steps * lanes, np.uint8)
+    padded[: values.size], padded[values.size :] = values, 0
     return padded.reshape(lanes, steps)
 
 

@@ -8,6 +8,8 @@ zero in both quantisers: Fischer and Wang 1992, Marcellin 1994. SPEC.md, section
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,9 +47,11 @@ def path_of(odd: NDArray[np.bool_], *, lanes: int) -> NDArray[np.bool_]:
     return quantizer_bits(padded.reshape(lanes, steps)).reshape(-1)[: odd.size]
 
 
-def to_units(indices: NDArray[np.int64], quantizer: NDArray[np.bool_]) -> NDArray[np.int64]:
+def to_units(
+    indices: NDArray[np.signedinteger[Any]], quantizer: NDArray[np.bool_]
+) -> NDArray[np.signedinteger[Any]]:
     """Return the magnitudes that indices stand for, in units."""
-    units: NDArray[np.int64] = 2 * indices - (quantizer & (indices > 0))
+    units: NDArray[np.signedinteger[Any]] = 2 * indices - (quantizer & (indices > 0))
     return units
 
 

@@ -111,7 +111,7 @@ def decode_wide(
     symbol_shift = np.uint32(PROBABILITY_BITS + model.history_bits)
     kept = np.array([(1 << int(symbol_shift)) - SCALE], np.uint32)
     source = _Words(words)
-    symbols = np.zeros((lanes, steps), np.uint8)
+    symbols = np.full((lanes, steps), 0, np.uint8)  # sooner than zeros(), as in `DecodedUpdate.values`
     history = np.zeros(lanes, np.uint32)
     counts = np.zeros(model.prior.size, np.int64)
     for begin, end in segments(steps):
