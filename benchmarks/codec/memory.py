@@ -1,8 +1,8 @@
 """Peak memory of one call, measured in a process of its own: how much its resident set grows.
 
 The process loads the update (and, to decode, the bytes), codes a small update once so that modules are
-loaded (numba among them, where it is installed: it stays, whatever is decoded), resets the kernel's peak, and makes the call. What grows is what the call takes beyond its input, its
-result included. Linux only.
+loaded (and numba, where it is installed, which stays whatever is decoded), resets the kernel's peak, and
+makes the call. What grows is what the call takes beyond its input, its result included. Linux only.
 """
 
 from __future__ import annotations
