@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from hedgerow_codecs.mask import Mask
 
 
-def tier_mask(flat: NDArray[np.float32], *, mask: Mask, share: float, protect: Collection[str] = ()) -> Mask:
+def tier_mask(
+    flat: NDArray[np.float32],
+    *,
+    mask: Mask,
+    share: float,
+    protect: Collection[str] = (),
+    origin: NDArray[np.float32] | None = None,
+) -> Mask:
     """Return the mask of the strongest `share` of each prunable tensor's live weights.
 
     The masks of smaller shares lie inside those of larger ones. Both ends hold the same published weights, so
@@ -27,6 +34,9 @@ def tier_mask(flat: NDArray[np.float32], *, mask: Mask, share: float, protect: C
         In (0, 1]. A tensor keeps ``ceil(share * live)`` weights, of equal magnitudes those of lower index.
     protect : collection of str
         Tensors that every tier has whole, beside those that are not prunable.
+    origin : ndarray, float32, shape (num_parameters,), optional
+        Where given, the strongest are those that are farthest from these weights; as long as none has moved,
+        the largest.
 
     Examples
     --------
@@ -34,6 +44,9 @@ def tier_mask(flat: NDArray[np.float32], *, mask: Mask, share: float, protect: C
     >>> layout = Layout(tensors=(TensorSpec(name="w", shape=(4,), kind="linear", prunable=True),))
     >>> tier_mask(np.array([1, -4, 3, 2], np.float32), mask=Mask.dense(layout), share=0.5).live
     array([False,  True,  True, False])
+    >>> origin = np.array([1, -4, 2, 0], np.float32)
+    >>> tier_mask(np.array([1, -4, 3, 2], np.float32), mask=Mask.dense(layout), share=0.5, origin=origin).live
+    array([False, False,  True,  True])
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, got {share}")
@@ -44,6 +57,10 @@ def tier_mask(flat: NDArray[np.float32], *, mask: Mask, share: float, protect: C
         math.ceil(share * live - 1e-9) if tensor.prunable and tensor.name not in protect else live
         for tensor, live in zip(mask.layout.tensors, mask.lengths, strict=True)
     ]
+    if origin is not None:
+        mask.layout.check_flat(origin)
+        moved = flat - origin
+        flat = moved if moved[mask.live].any() else flat
     return counted_mask(flat, mask=mask, counts=counts)
 
 

@@ -77,6 +77,8 @@ class AnswerReader:
         Tensors that answers are without; None where there are none.
     sets
         The model's channels, where tiers are cut down by width.
+    origin
+        The first weights, where tiers hold what has moved since.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class AnswerReader:
         question: Mapping[str, object],
         frozen: Frozen | None = None,
         sets: Sequence[ChannelSet] = (),
+        origin: NDArray[np.float32] | None = None,
     ) -> None:
         self.question = question
         self._policy, self._mask, self._base, self._published = policy, mask, base, published
@@ -109,7 +112,8 @@ class AnswerReader:
                 self._widths = tuple(width_tier(sets, mask=mask, share=s) for s in shares if s < 1)
                 return
             self._tiers = tuple(
-                tier_mask(published, mask=mask, share=share, protect=policy.protect) for share in shares
+                tier_mask(published, mask=mask, share=share, protect=policy.protect, origin=origin)
+                for share in shares
             )
             self._moving |= {tier: self._frozen.moving(tier) for tier in self._tiers}
 

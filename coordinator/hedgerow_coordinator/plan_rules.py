@@ -24,6 +24,13 @@ def rules_between_tables(plan: Plan) -> tuple[Rule, ...]:
             "other tensors",
         ),
         (
+            pruning.tier_by == "movement" and plan.model.init != "seeded",
+            "model",
+            "init",
+            f'must be "seeded" with tier_by "movement", not "{plan.model.init}": '
+            "devices make the first weights again from the seed, to see what has moved",
+        ),
+        (
             pruning.policy == "personal" and pruning.rewind and plan.model.init != "seeded",
             "model",
             "init",

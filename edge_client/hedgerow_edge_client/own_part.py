@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hedgerow_codecs import ChannelSet, Frozen, Layout, Mask, WidthTier, tier_mask, width_tier
+from hedgerow_codecs import (
+    ChannelSet,
+    Frozen,
+    Layout,
+    Mask,
+    WidthTier,
+    seeded_parameters,
+    tier_mask,
+    width_tier,
+)
 from hedgerow_edge_client.personal import PersonalRule
 from hedgerow_edge_client.replica import Replica
 from hedgerow_transport import RoundPlan
@@ -86,10 +95,11 @@ def own_part(
         sets = [ChannelSet.parse(text, layout=mask.layout) for text in _texts(told.get("groups", ()))]
         width = None if share == 1 else width_tier(sets, mask=mask, share=share)
         return OwnPart(mask=mask, width=width, share=share)
-    if by != "magnitude":
+    if by not in ("magnitude", "movement"):
         raise ValueError(f"tiers by {by!r} are not known here; update Hedgerow on this device")
     protect = (*told.get("protect", ()), *frozen_of(plan, mask.layout).names)
-    tier = tier_mask(replica.weights, mask=mask, share=share, protect=protect)
+    origin = seeded_parameters(mask.layout, seed=plan.seed) if by == "movement" and share < 1 else None
+    tier = tier_mask(replica.weights, mask=mask, share=share, protect=protect, origin=origin)
     # FIARSE's gradient is for a tier that stands alone.
     alone = told.get("biased") is True
     return OwnPart(mask=tier, share=share, around=None if alone else mask)

@@ -157,6 +157,10 @@ def test_the_mask_survives_on_disk(tmp_path: Path) -> None:
         ({"held_out": 0.0}, "held_out must be above 0"),
         ({"own_share": 1.0}, "own_share must be more than 0 and less than 1"),
         ({"policy": "server", "tier_by": "width"}, "it is about tiers"),
+        (
+            {"policy": "tiered", "tier_by": "movement", "biased": True, "tiers": {"a": 0.5}},
+            'must be false with tier_by "movement"',
+        ),
         ({"mask_labels": True}, "it is for devices of different strength"),
         (
             {"policy": "tiered", "tier_by": "width", "density": 0.5, "tiers": {"a": 0.5}},

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hedgerow_codecs import Layout, Mask, tier_mask
+from hedgerow_codecs import Layout, Mask, seeded_parameters, tier_mask
 from hedgerow_coordinator.errors import SettingError
 from hedgerow_coordinator.plan import CodecSettings, Plan
 from hedgerow_coordinator.pruning import PruningPolicy
@@ -258,6 +258,30 @@ def test_tiers_train_and_send_their_part(make_plan: MakePlan, make_rig: MakeRig,
     assert by_client["a"] - by_client["b"] == 4 * (sizes["a"] - sizes["b"])
     assert by_client["a"] - by_client["c"] == 4 * (sizes["a"] - sizes["c"])
     rig.to_end()
+    assert rig.counted() == [(number, name) for number in (1, 2, 3) for name in "abc"]
+
+
+def test_tiers_by_movement_hold_what_has_moved_most(make_plan: MakePlan, make_rig: MakeRig) -> None:
+    plan = plan_with(make_plan, policy="tiered", tier_by="movement", tiers={"c": 0.25}, rounds=3)
+    rig = make_rig(plan)
+    # The whole devices move the smallest weights furthest.
+    for name in "ab":
+        rig.fake.outcomes[name, 1] = lambda result: replace(
+            result, weights=result.weights + 0.5 - np.abs(result.weights)
+        )
+    rig.start()
+    before = [rig.coordinator.state]
+    origin = seeded_parameters(before[0].mask.layout, seed=plan.run.seed)
+    rig.until_round(2)
+    before.append(rig.coordinator.state)
+    rig.to_end()
+    tiers = [request.live for name, request, _ in rig.fake.done if name == "c"]
+    # Nothing has moved in the first round: the largest, as by magnitude.
+    assert np.array_equal(tiers[0], tier_mask(before[0].published, mask=before[0].mask, share=0.25).live)
+    moved = tier_mask(before[1].published, mask=before[1].mask, share=0.25, origin=origin)
+    assert np.array_equal(tiers[1], moved.live)
+    largest = tier_mask(before[1].published, mask=before[1].mask, share=0.25)
+    assert moved != largest
     assert rig.counted() == [(number, name) for number in (1, 2, 3) for name in "abc"]
 
 

@@ -70,24 +70,37 @@ def test_widths_are_nested_and_meet_their_share(
     model=models(),
     shares=st.tuples(SHARES, SHARES),
     protected=st.booleans(),
+    by_movement=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_tiers_by_magnitude_are_nested_and_meet_their_share(
-    model: tuple[Layout, tuple[ChannelSet, ...]], shares: tuple[float, float], protected: bool, seed: int
+def test_tiers_of_weights_are_nested_and_meet_their_share(
+    model: tuple[Layout, tuple[ChannelSet, ...]],
+    shares: tuple[float, float],
+    protected: bool,
+    by_movement: bool,
+    seed: int,
 ) -> None:
     layout, _ = model
     rng = np.random.default_rng(seed)
     # Whole numbers, so that there are ties.
-    flat = rng.integers(-3, 4, layout.num_parameters).astype(np.float32)
+    flat, origin = rng.integers(-3, 4, (2, layout.num_parameters)).astype(np.float32)
     mask = Mask(layout=layout, live=(rng.random(layout.num_parameters) < 0.7) | ~layout.prunable())
     protect = ("1.weight",) if protected else ()
     less, more = sorted(shares)
-    small, large = (tier_mask(flat, mask=mask, share=share, protect=protect) for share in (less, more))
+    small, large = (
+        tier_mask(flat, mask=mask, share=share, protect=protect, origin=origin if by_movement else None)
+        for share in (less, more)
+    )
     assert not (small.live & ~large.live).any()
     assert not (large.live & ~mask.live).any()
     for spec, held, whole in zip(layout.tensors, small.lengths, mask.lengths, strict=True):
         goes = spec.prunable and spec.name not in protect
         assert held == (math.ceil(less * whole - 1e-9) if goes else whole)
+    strength = np.abs(flat - origin) if by_movement else np.abs(flat)
+    for spec, start in zip(layout.tensors, layout.offsets, strict=False):
+        part = slice(start, start + spec.size)
+        left = strength[part][mask.live[part] & ~small.live[part]]
+        assert left.max(initial=0) <= strength[part][small.live[part]].min(initial=np.inf)
 
 
 @settings(deadline=None)

@@ -136,8 +136,10 @@ class ContextCoder:
         # Of truth values, numpy finds places six times as fast as of numbers.
         found = np.flatnonzero(symbols > 0) if loops is None else loops.find_nonzero(symbols)
         indices = found.astype(np.int64, copy=False)
-        positions = told.positions(indices)
         magnitudes = symbols[indices].astype(np.int32)
+        quantizer = path_of(symbols & 1 > 0, lanes=lanes)[indices] if self.trellis else None
+        del symbols  # the positions take the most memory
+        positions = told.positions(indices)
         large = np.flatnonzero(magnitudes >= FIRST_BUCKETED)
         buckets = np.zeros(0, np.uint8)
         if large.size >= _FEW_EXCESSES:
@@ -159,9 +161,8 @@ class ContextCoder:
             raw = reader.bits(int(low_bits(some).sum()))
             magnitudes[large[start : start + _BLOCK]] += unbucket(some, raw) * self._stride
         reader.end_bits()
-        if self.trellis:
-            quantizer = path_of(symbols & 1 > 0, lanes=lanes)
-            magnitudes = to_units(magnitudes, quantizer[indices])
+        if quantizer is not None:
+            magnitudes = to_units(magnitudes, quantizer)
         if self.signed:
             magnitudes *= 1 - 2 * negative.astype(np.int32)
         return replace(signal, positions=positions, codes=magnitudes, data=reader.rest())

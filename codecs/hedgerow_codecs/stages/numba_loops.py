@@ -27,6 +27,7 @@ from hedgerow_codecs.stages.adaptive import (
 _log = logging.getLogger(__name__)
 _BLOCK = 16
 """Steps whose bases lie together: lanes are a kilobyte apart, and each would take a page of its own."""
+_COUNTED_AT_ONCE = 1 << 16
 _U = np.uint64
 _SLOT, _BITS, _WORD, _FLOOR = _U(SCALE - 1), _U(PROBABILITY_BITS), _U(16), _U(1 << 16)
 _NONE, _ONE, _TWO, _THREE, _FOUR = (_U(number) for number in range(5))
@@ -88,7 +89,8 @@ def decode_lanes(
 
 def find_nonzero(symbols: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the places of what is not 0, ascending."""
-    places = np.empty(np.count_nonzero(symbols > 0) + 1, np.int64)
+    blocks = (symbols[start : start + _COUNTED_AT_ONCE] for start in range(0, symbols.size, _COUNTED_AT_ONCE))
+    places = np.empty(sum(int(np.count_nonzero(block > 0)) for block in blocks) + 1, np.int64)
     _find(symbols, places)
     return places[:-1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,10 +159,11 @@ class DeadzoneQuantizer:
         mask: Mask,
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Round once more, by what codes cost in the classes that the first rounding gave."""
-        magnitudes = np.abs(codes.astype(np.int64))
+        magnitudes = np.abs(codes)
         classes = live_classes(fit_all_levels(positions, magnitudes, mask=mask), mask=mask)
         of_codes = classes[positions]
         first_bits, more_bits = code_bits(classes, of_codes, magnitudes)
+        del classes, magnitudes  # what follows takes its most memory
         borders, downs = (1 + self.tradeoff * first_bits) / 2, (1 + self.tradeoff * more_bits) / 2
         kept, chosen = [positions[:0]], [codes[:0]]
         for start in range(0, scaled.size, _BLOCK):  # in blocks: what is made on the way is 40 bytes a code
@@ -234,7 +236,7 @@ def _round_outside(
 
 
 def code_bits(
-    classes: NDArray[np.uint8], of_codes: NDArray[np.uint8], magnitudes: NDArray[np.int64]
+    classes: NDArray[np.uint8], of_codes: NDArray[np.uint8], magnitudes: NDArray[np.signedinteger[Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Estimate the bits that a code takes more than a zero, and each further unit of magnitude.
 
@@ -244,7 +246,7 @@ def code_bits(
         Of all live entries.
     of_codes : ndarray, uint8, shape (k,)
         Of those with a code.
-    magnitudes : ndarray, int64, shape (k,)
+    magnitudes : ndarray of integers, shape (k,)
 
     Returns
     -------

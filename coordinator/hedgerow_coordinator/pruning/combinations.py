@@ -178,9 +178,9 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
             f'must be false with policy "{policy.policy}": it is for devices of different strength',
         ),
         (
-            policy.tier_by == "width" and policy.biased,
+            policy.tier_by != "magnitude" and policy.biased,
             "biased",
-            'must be false with tier_by "width": it is about the thresholds of tiers by magnitude',
+            f'must be false with tier_by "{policy.tier_by}": it is about the thresholds of tiers by magnitude',
         ),
         (
             policy.tier_by == "width" and policy.prunes,

@@ -22,7 +22,7 @@ POLICIES: Mapping[str, str] = {
     "none": "every weight stays",
     "server": "the coordinator makes one mask for all",
     "vote": "each device proposes a mask; what any or enough of them hold is pruned to the budget",
-    "tiered": "as server, and weaker devices train and send a part of it: the strongest, or a narrower model",
+    "tiered": "as server, and weaker devices train and send a part of it: some weights, or a narrower model",
     "thompson": "the coordinator draws masks from what it has learned of each weight; devices name weights",
     "local": "each device prunes its trained weights; the union of the masks is the next one, at last pruned",
     "personal": "each device thins its own model where that is good enough on data that it holds out",
@@ -32,7 +32,7 @@ POLICIES: Mapping[str, str] = {
 REACTIONS = ("stop", "revert")
 # As `hedgerow_edge_client.shaping` has them.
 REGULARIZERS = ("none", "l1", "l2", "norm")
-TIERS_BY = ("magnitude", "width")
+TIERS_BY = ("magnitude", "movement", "width")
 
 
 def _deadzone() -> Mapping[str, object]:
@@ -114,8 +114,9 @@ class PruningPolicy:
     tiers : Mapping[str, object]
         Share of the live weights, in (0, 1], by pattern of device names or ``ram_mib < N``.
     tier_by : str
-        What a tier holds: ``magnitude``, the strongest of each tensor's live weights; ``width``, the first
-        channels of each layer, and the share is of those.
+        What a tier holds: ``magnitude``, the strongest of each tensor's live weights; ``movement``, those that
+        are farthest from the first model's; ``width``, the first channels of each layer, and the share is of
+        those.
     mask_labels : bool
         With `tiers`: whether logits of labels that a device has not are zero in its loss (HeteroFL).
     biased : bool

@@ -59,9 +59,9 @@ def told_channels(
 
 
 def told_parts(policy: PruningPolicy, *, sets: Sequence[ChannelSet]) -> dict[str, object]:
-    """Return what a round's plan says of models of devices' own and of narrower ones; empty for neither."""
+    """Return what a round's plan says of devices' own and narrower models and of tiers; empty for neither."""
     told: dict[str, object] = {"groups": [channels.to_text() for channels in sets]} if sets else {}
-    if policy.policy == "tiered" and policy.tier_by == "width":
+    if policy.policy == "tiered" and policy.tier_by != "magnitude":
         told["tier_by"] = policy.tier_by
     if policy.mask_labels:
         told["mask_labels"] = True
