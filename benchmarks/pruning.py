@@ -41,6 +41,7 @@ WITHOUT_DENSITY = (
     "seed-soft",
     "seed-norm",
     "prunefl",
+    "tiers",
     "fiarse",
     "heterofl",
     "fedpm",

@@ -117,7 +117,7 @@ class Intake:
             question=federation.question,
             frozen=federation.frozen,
             sets=federation.sets,
-            origin=federation.first_weights() if federation.pruning.tier_by == "movement" else None,
+            origin=federation.first_weights() if federation.pruning.tier_by == "distance" else None,
         )
         self._incoming: dict[str, _Incoming] = {}
         self._accepted: dict[str, bytes] = {}

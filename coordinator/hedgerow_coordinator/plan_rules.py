@@ -24,10 +24,10 @@ def rules_between_tables(plan: Plan) -> tuple[Rule, ...]:
             "other tensors",
         ),
         (
-            pruning.tier_by == "movement" and plan.model.init != "seeded",
+            pruning.tier_by == "distance" and plan.model.init != "seeded",
             "model",
             "init",
-            f'must be "seeded" with tier_by "movement", not "{plan.model.init}": '
+            f'must be "seeded" with tier_by "distance", not "{plan.model.init}": '
             "devices make the first weights again from the seed, to see what has moved",
         ),
         (

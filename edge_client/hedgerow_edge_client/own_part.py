@@ -95,10 +95,10 @@ def own_part(
         sets = [ChannelSet.parse(text, layout=mask.layout) for text in _texts(told.get("groups", ()))]
         width = None if share == 1 else width_tier(sets, mask=mask, share=share)
         return OwnPart(mask=mask, width=width, share=share)
-    if by not in ("magnitude", "movement"):
+    if by not in ("magnitude", "distance"):
         raise ValueError(f"tiers by {by!r} are not known here; update Hedgerow on this device")
     protect = (*told.get("protect", ()), *frozen_of(plan, mask.layout).names)
-    origin = seeded_parameters(mask.layout, seed=plan.seed) if by == "movement" and share < 1 else None
+    origin = seeded_parameters(mask.layout, seed=plan.seed) if by == "distance" and share < 1 else None
     tier = tier_mask(replica.weights, mask=mask, share=share, protect=protect, origin=origin)
     # FIARSE's gradient is for a tier that stands alone.
     alone = told.get("biased") is True

@@ -158,8 +158,8 @@ def test_the_mask_survives_on_disk(tmp_path: Path) -> None:
         ({"own_share": 1.0}, "own_share must be more than 0 and less than 1"),
         ({"policy": "server", "tier_by": "width"}, "it is about tiers"),
         (
-            {"policy": "tiered", "tier_by": "movement", "biased": True, "tiers": {"a": 0.5}},
-            'must be false with tier_by "movement"',
+            {"policy": "tiered", "tier_by": "distance", "biased": True, "tiers": {"a": 0.5}},
+            'must be false with tier_by "distance"',
         ),
         ({"mask_labels": True}, "it is for devices of different strength"),
         (

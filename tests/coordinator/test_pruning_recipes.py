@@ -59,6 +59,16 @@ def test_our_own_recipe_prunes_and_codes_both_ways() -> None:
                 "tiers": {"ram_mib < 512": 1 / 64, "ram_mib < 1024": 1 / 16, "ram_mib < 4096": 1 / 4},
             },
         ),
+        (
+            "tiers",
+            {
+                "policy": "tiered",
+                "tier_by": "distance",
+                "density": 1.0,
+                "biased": False,
+                "tiers": {"ram_mib < 1024": 1 / 4, "ram_mib < 2048": 1 / 2},
+            },
+        ),
         ("heterofl", {"policy": "tiered", "tier_by": "width", "mask_labels": True, "density": 1.0}),
         ("lotteryfl", {"policy": "personal", "rewind": True, "own_share": 0.2, "own_least": 0.5}),
         ("hermes", {"policy": "personal", "rewind": False, "density": 1.0, "channels": 0.5}),

@@ -261,8 +261,8 @@ def test_tiers_train_and_send_their_part(make_plan: MakePlan, make_rig: MakeRig,
     assert rig.counted() == [(number, name) for number in (1, 2, 3) for name in "abc"]
 
 
-def test_tiers_by_movement_hold_what_has_moved_most(make_plan: MakePlan, make_rig: MakeRig) -> None:
-    plan = plan_with(make_plan, policy="tiered", tier_by="movement", tiers={"c": 0.25}, rounds=3)
+def test_tiers_by_distance_hold_what_has_moved_most(make_plan: MakePlan, make_rig: MakeRig) -> None:
+    plan = plan_with(make_plan, policy="tiered", tier_by="distance", tiers={"c": 0.25}, rounds=3)
     rig = make_rig(plan)
     # The whole devices move the smallest weights furthest.
     for name in "ab":
@@ -283,6 +283,12 @@ def test_tiers_by_movement_hold_what_has_moved_most(make_plan: MakePlan, make_ri
     largest = tier_mask(before[1].published, mask=before[1].mask, share=0.25)
     assert moved != largest
     assert rig.counted() == [(number, name) for number in (1, 2, 3) for name in "abc"]
+
+
+def test_tiers_by_distance_need_first_weights_that_devices_can_make(make_plan: MakePlan) -> None:
+    pruning = plan_with(make_plan, policy="tiered", tier_by="distance", tiers={"c": 0.25}).pruning
+    with pytest.raises(SettingError, match='init must be "seeded" with tier_by "distance", not "template"'):
+        replace(make_plan(init="template"), pruning=pruning)
 
 
 def test_a_weight_that_nobody_holds_keeps_its_value(make_plan: MakePlan, make_rig: MakeRig) -> None:

@@ -70,14 +70,14 @@ def test_widths_are_nested_and_meet_their_share(
     model=models(),
     shares=st.tuples(SHARES, SHARES),
     protected=st.booleans(),
-    by_movement=st.booleans(),
+    by_distance=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_tiers_of_weights_are_nested_and_meet_their_share(
     model: tuple[Layout, tuple[ChannelSet, ...]],
     shares: tuple[float, float],
     protected: bool,
-    by_movement: bool,
+    by_distance: bool,
     seed: int,
 ) -> None:
     layout, _ = model
@@ -88,7 +88,7 @@ def test_tiers_of_weights_are_nested_and_meet_their_share(
     protect = ("1.weight",) if protected else ()
     less, more = sorted(shares)
     small, large = (
-        tier_mask(flat, mask=mask, share=share, protect=protect, origin=origin if by_movement else None)
+        tier_mask(flat, mask=mask, share=share, protect=protect, origin=origin if by_distance else None)
         for share in (less, more)
     )
     assert not (small.live & ~large.live).any()
@@ -96,7 +96,7 @@ def test_tiers_of_weights_are_nested_and_meet_their_share(
     for spec, held, whole in zip(layout.tensors, small.lengths, mask.lengths, strict=True):
         goes = spec.prunable and spec.name not in protect
         assert held == (math.ceil(less * whole - 1e-9) if goes else whole)
-    strength = np.abs(flat - origin) if by_movement else np.abs(flat)
+    strength = np.abs(flat - origin) if by_distance else np.abs(flat)
     for spec, start in zip(layout.tensors, layout.offsets, strict=False):
         part = slice(start, start + spec.size)
         left = strength[part][mask.live[part] & ~small.live[part]]

@@ -78,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-de
             RECIPES[recipe].settings(ROUNDS),
         )
         text = with_settings(text, {"training": {"learning_rate": 0.2, "batch_size": 16, "epochs": 2}})
-        if recipe in ("fiarse", "heterofl"):
+        if recipe in ("tiers", "fiarse", "heterofl"):
             # Devices of a simulation have no memory size.
             text = with_settings(text, {"pruning.tiers": {"c": 0.25, "d": 0.0625}})
         if freeze:

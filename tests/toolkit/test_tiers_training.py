@@ -67,7 +67,7 @@ CLIENTS = ("full-0", "full-1", "half-2", "half-3", "quarter-4", "quarter-5")
 SHARES = '[pruning.tiers]\n"half-*" = 0.5\n"quarter-*" = 0.25\n'
 FULL = 'policy = "none"'
 BY_MAGNITUDE = f'policy = "tiered"\ndensity = 1.0\n{SHARES}'
-BY_MOVEMENT = f'policy = "tiered"\ntier_by = "movement"\ndensity = 1.0\n{SHARES}'
+BY_DISTANCE = f'policy = "tiered"\ntier_by = "distance"\ndensity = 1.0\n{SHARES}'
 BY_WIDTH = f'policy = "tiered"\ntier_by = "width"\ndensity = 1.0\n{SHARES}'
 
 
@@ -183,8 +183,8 @@ def with_keys(pruning: str, keys: str) -> str:
     [
         pytest.param(BY_MAGNITUDE, "equal", HALVES, 0.015, id="magnitude-equal"),
         pytest.param(BY_MAGNITUDE, "mixed", HALVES, 0.015, id="magnitude-mixed"),
-        pytest.param(BY_MOVEMENT, "equal", HALVES, 0.015, id="movement-equal"),
-        pytest.param(BY_MOVEMENT, "mixed", HALVES, 0.015, id="movement-mixed"),
+        pytest.param(BY_DISTANCE, "equal", HALVES, 0.015, id="distance-equal"),
+        pytest.param(BY_DISTANCE, "mixed", HALVES, 0.015, id="distance-mixed"),
         pytest.param(BY_WIDTH, "equal", NARROW, 0.015, id="width-equal"),
         # Parts that stand alone do not know what only others have.
         pytest.param(BY_WIDTH, "mixed", NARROW, 0.16, id="width-mixed"),

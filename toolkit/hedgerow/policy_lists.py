@@ -13,6 +13,7 @@ from hedgerow_coordinator.pruning import (
     RECIPES,
     SCHEDULES,
     SCORES,
+    TIERS_BY,
 )
 
 Facts = dict[str, str]
@@ -30,6 +31,7 @@ def policy_lists() -> dict[str, dict[str, Facts]]:
     }
     return {
         "policy": {name: {"meaning": meaning} for name, meaning in POLICIES.items()},
+        "tier_by": {name: {"meaning": meaning} for name, meaning in TIERS_BY.items()},
         "score, grow": scores,
         "channel_score": {
             name: {"meaning": score.meaning, "source": score.source, "traffic": score.traffic}

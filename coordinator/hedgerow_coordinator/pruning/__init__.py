@@ -20,7 +20,7 @@ from hedgerow_coordinator.pruning.evidence import Evidence
 from hedgerow_coordinator.pruning.flow import Flow, synflow_of
 from hedgerow_coordinator.pruning.masking import initial_mask, prune, rescaled
 from hedgerow_coordinator.pruning.plan_text import with_settings
-from hedgerow_coordinator.pruning.policy import POLICIES, PruningPolicy
+from hedgerow_coordinator.pruning.policy import POLICIES, TIERS_BY, PruningPolicy
 from hedgerow_coordinator.pruning.reaction import UNDO_MASK, Watch, react
 from hedgerow_coordinator.pruning.recipes import RECIPES, Recipe
 from hedgerow_coordinator.pruning.schedule import (
@@ -55,6 +55,7 @@ __all__ = [
     "RECIPES",
     "SCHEDULES",
     "SCORES",
+    "TIERS_BY",
     "UNDO_MASK",
     "Candidates",
     "ChannelScore",

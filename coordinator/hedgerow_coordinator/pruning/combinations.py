@@ -180,7 +180,7 @@ def combination_rules(policy: PruningPolicy) -> tuple[tuple[bool, str, str], ...
         (
             policy.tier_by != "magnitude" and policy.biased,
             "biased",
-            f'must be false with tier_by "{policy.tier_by}": it is about the thresholds of tiers by magnitude',
+            f'must be false with tier_by "{policy.tier_by}": it is about thresholds of tiers by magnitude',
         ),
         (
             policy.tier_by == "width" and policy.prunes,

@@ -32,7 +32,11 @@ POLICIES: Mapping[str, str] = {
 REACTIONS = ("stop", "revert")
 # As `hedgerow_edge_client.shaping` has them.
 REGULARIZERS = ("none", "l1", "l2", "norm")
-TIERS_BY = ("magnitude", "movement", "width")
+TIERS_BY: Mapping[str, str] = {
+    "magnitude": "a weaker device trains the largest share of each tensor's live weights",
+    "distance": "a weaker device trains the weights that are farthest from the first model's",
+    "width": "a weaker device has a narrower model, the first channels of each layer",
+}
 
 
 def _deadzone() -> Mapping[str, object]:
@@ -114,9 +118,9 @@ class PruningPolicy:
     tiers : Mapping[str, object]
         Share of the live weights, in (0, 1], by pattern of device names or ``ram_mib < N``.
     tier_by : str
-        What a tier holds: ``magnitude``, the strongest of each tensor's live weights; ``movement``, those that
-        are farthest from the first model's; ``width``, the first channels of each layer, and the share is of
-        those.
+        What a tier holds, one of `TIERS_BY`: ``magnitude``, the strongest of each tensor's live weights;
+        ``distance``, those that are farthest from the first model's; ``width``, the first channels of each
+        layer, and the share is of those.
     mask_labels : bool
         With `tiers`: whether logits of labels that a device has not are zero in its loss (HeteroFL).
     biased : bool

@@ -260,6 +260,17 @@ RECIPES: Mapping[str, Recipe] = {
             }
         ),
     ),
+    "tiers": Recipe(
+        meaning="weaker devices train the weights that have moved most, nested, within the whole model",
+        source="ours, after Yang 2022 (partial variable training)",
+        settings=_always(
+            {
+                **_AS_FLOATS,
+                "pruning": {"policy": "tiered", "tier_by": "distance", "density": 1.0},
+                "pruning.tiers": {"ram_mib < 1024": 1 / 4, "ram_mib < 2048": 1 / 2},
+            }
+        ),
+    ),
     "fiarse": Recipe(
         meaning="weaker devices train the largest weights of each tensor, nested, by a biased gradient",
         source="Wu 2024, layer by layer",
