@@ -39,7 +39,7 @@ MODELS = {
     "signs": sign_model(),
 }
 BASE = bytes(16)
-MANY = 1 << 19
+MANY = 1 << 23
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "codecs-v1.json").read_text())
 
 
@@ -47,9 +47,8 @@ VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "codecs-v1.json").
 def loaded() -> Iterator[None]:
     """Decode even the smallest sections by compiled code."""
     assert compiled.compiled_loops(MANY) is not None
-    assert compiled.compiled_loops(1) is not None
     yield
-    compiled._State.is_wanted = False
+    compiled._State.decoded = 0
 
 
 def section(
@@ -147,14 +146,16 @@ def decoded_of(mask: Mask, frame: bytes) -> DecodedUpdate:
 
 
 @pytest.mark.parametrize("codec_id", ["deadzone", "trellis"])
-def test_a_large_update_loads_it(codec_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_much_to_decode_loads_it(codec_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mask, frame = large_update(codec_id)
     with compiled.without_compiled_loops():
         expected = decoded_of(mask, frame)
-    monkeypatch.setattr(compiled._State, "is_wanted", False)
-    assert compiled.compiled_loops(MANY - 1) is None
+    monkeypatch.setattr(compiled._State, "decoded", 0)
+    decoded_of(mask, frame)
+    assert compiled.compiled_loops() is None
+    assert compiled.compiled_loops(MANY - compiled._State.decoded - 1) is None
     found = decoded_of(mask, frame)
-    assert compiled.compiled_loops(1) is not None
+    assert compiled.compiled_loops() is not None
     assert np.array_equal(found.positions, expected.positions)
     assert np.array_equal(found.codes, expected.codes)
 

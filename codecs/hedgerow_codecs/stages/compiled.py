@@ -1,4 +1,4 @@
-"""Whether loops run as compiled code: where numba is installed, and there is much to decode."""
+"""Whether loops run as compiled code: where numba is installed, and there has been much to decode."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from hedgerow_codecs.stages.adaptive import Model
 
 _log = logging.getLogger(__name__)
-_WORTH_LOADING = 1 << 19
-"""Symbols that numpy decodes in a tenth of the time that it takes to load numba, or less."""
+_WORTH_LOADING = 1 << 23
+"""Symbols: numpy takes a tenth of a second for them, or as long as to load numba where messages are small."""
 
 
 class Loops(Protocol):
@@ -41,16 +41,21 @@ class Loops(Protocol):
 
 class _State:
     is_allowed = True
-    is_wanted = False  # before there was enough to decode
+    decoded = 0
 
 
-def compiled_loops(count: int) -> Loops | None:
-    """Return compiled loops for so many symbols; None where there are none, or where numpy does as well.
+def compiled_loops(count: int = 0) -> Loops | None:
+    """Return compiled loops; None where there are none, or this process has had too little to decode so far.
 
-    The first time that it is worth it takes a second to load them; from then on it always is.
+    To load them takes a second, once.
+
+    Parameters
+    ----------
+    count : int
+        Symbols that are about to be decoded.
     """
-    _State.is_wanted = _State.is_wanted or count >= _WORTH_LOADING
-    return _load() if _State.is_allowed and _State.is_wanted else None
+    _State.decoded += count
+    return _load() if _State.is_allowed and _State.decoded >= _WORTH_LOADING else None
 
 
 @contextmanager

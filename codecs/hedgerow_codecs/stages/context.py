@@ -132,7 +132,7 @@ class ContextCoder:
         told = Told.by(levels, mask=signal.mask)
         bases = told.bases
         symbols = _read(reader, bases, model=self._model(), lanes=lanes)
-        loops = compiled_loops(symbols.size)
+        loops = compiled_loops()
         # Of truth values, numpy finds places six times as fast as of numbers.
         found = np.flatnonzero(symbols > 0) if loops is None else loops.find_nonzero(symbols)
         indices = found.astype(np.int64, copy=False)
