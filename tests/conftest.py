@@ -1,6 +1,17 @@
 """What tests of several packages use."""
 
+from collections.abc import Iterator
+
 import pytest
+
+from hedgerow_codecs.stages.compiled import without_compiled_loops
+
+
+@pytest.fixture(scope="session", autouse=True)
+def numpy_alone() -> Iterator[None]:
+    """Decode by numpy: numba would be loaded in the midst of any test, once much has been decoded."""
+    with without_compiled_loops():
+        yield
 
 
 @pytest.fixture(scope="session")

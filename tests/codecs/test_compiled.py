@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +42,16 @@ MANY = 1 << 23
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "codecs-v1.json").read_text())
 
 
+@pytest.fixture(autouse=True)
+def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled._State, "is_allowed", True)
+    monkeypatch.setattr(compiled._State, "decoded", 0)
+
+
 @pytest.fixture
-def loaded() -> Iterator[None]:
+def loaded(allowed: None) -> None:
     """Decode even the smallest sections by compiled code."""
     assert compiled.compiled_loops(MANY) is not None
-    yield
-    compiled._State.decoded = 0
 
 
 def section(
@@ -146,11 +149,11 @@ def decoded_of(mask: Mask, frame: bytes) -> DecodedUpdate:
 
 
 @pytest.mark.parametrize("codec_id", ["deadzone", "trellis"])
-def test_much_to_decode_loads_it(codec_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_much_to_decode_loads_it(codec_id: str) -> None:
     mask, frame = large_update(codec_id)
     with compiled.without_compiled_loops():
         expected = decoded_of(mask, frame)
-    monkeypatch.setattr(compiled._State, "decoded", 0)
+    compiled._State.decoded = 0
     decoded_of(mask, frame)
     assert compiled.compiled_loops() is None
     assert compiled.compiled_loops(MANY - compiled._State.decoded - 1) is None

@@ -61,11 +61,11 @@ def compiled_loops(count: int = 0) -> Loops | None:
 @contextmanager
 def without_compiled_loops() -> Iterator[None]:
     """Decode by numpy alone meanwhile, in all threads: to compare."""
-    _State.is_allowed = False
+    before, _State.is_allowed = _State.is_allowed, False
     try:
         yield
     finally:
-        _State.is_allowed = True
+        _State.is_allowed = before
 
 
 @cache
