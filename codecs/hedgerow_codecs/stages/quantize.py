@@ -13,7 +13,7 @@ from hedgerow_codecs.errors import PayloadError
 from hedgerow_codecs.grid import MAX_CODE, MAX_MAGNITUDE, NUM_STEPS, grid_index, grid_steps
 from hedgerow_codecs.mask import Mask
 from hedgerow_codecs.stages.adaptive import count_small
-from hedgerow_codecs.stages.energy import NUM_CLASSES, fit_all_levels, live_classes
+from hedgerow_codecs.stages.energy import NUM_CLASSES, classes_at, fit_all_levels
 from hedgerow_codecs.stages.signal import Signal
 
 _NO_STEP = 0xFFFF
@@ -160,10 +160,11 @@ class DeadzoneQuantizer:
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Round once more, by what codes cost in the classes that the first rounding gave."""
         magnitudes = np.abs(codes)
-        classes = live_classes(fit_all_levels(positions, magnitudes, mask=mask), mask=mask)
-        of_codes = classes[positions]
-        first_bits, more_bits = code_bits(classes, of_codes, magnitudes)
-        del classes, magnitudes  # what follows takes its most memory
+        levels = fit_all_levels(positions, magnitudes, mask=mask)
+        sample = classes_at(sampled(mask.num_live), levels, mask=mask)
+        of_codes = classes_at(positions, levels, mask=mask)
+        first_bits, more_bits = code_bits(sample, of_codes, magnitudes, num_live=mask.num_live)
+        del magnitudes  # what follows takes its most memory
         borders, downs = (1 + self.tradeoff * first_bits) / 2, (1 + self.tradeoff * more_bits) / 2
         kept, chosen = [positions[:0]], [codes[:0]]
         for start in range(0, scaled.size, _BLOCK):  # in blocks: what is made on the way is 40 bytes a code
@@ -235,15 +236,24 @@ def _round_outside(
     return np.concatenate([empty, *places]), np.concatenate([empty.astype(np.int32), *codes])
 
 
+def sampled(count: int) -> NDArray[np.int64]:
+    """Return the places of those that `code_bits` looks at, of so many."""
+    return np.arange(0, count, max(count >> _SAMPLE_BITS, 1))
+
+
 def code_bits(
-    classes: NDArray[np.uint8], of_codes: NDArray[np.uint8], magnitudes: NDArray[np.signedinteger[Any]]
+    some_classes: NDArray[np.uint8],
+    of_codes: NDArray[np.uint8],
+    magnitudes: NDArray[np.signedinteger[Any]],
+    *,
+    num_live: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Estimate the bits that a code takes more than a zero, and each further unit of magnitude.
 
     Parameters
     ----------
-    classes : ndarray, uint8, shape (num_live,)
-        Of all live entries.
+    some_classes : ndarray, uint8
+        Of the live entries at `sampled` places.
     of_codes : ndarray, uint8, shape (k,)
         Of those with a code.
     magnitudes : ndarray of integers, shape (k,)
@@ -253,10 +263,10 @@ def code_bits(
     tuple of ndarray, float64, shape (NUM_CLASSES,)
     """
     # Estimates will do: of many, some are looked at.
-    apart, codes_apart = (max(number >> _SAMPLE_BITS, 1) for number in (classes.size, of_codes.size))
+    apart, codes_apart = (max(number >> _SAMPLE_BITS, 1) for number in (num_live, of_codes.size))
     some, some_excess = of_codes[::codes_apart], np.minimum(magnitudes[::codes_apart], _LARGE) - 1
     num_codes = count_small(some, size=NUM_CLASSES) * codes_apart
-    rooms = np.maximum(count_small(classes[::apart], size=NUM_CLASSES) * apart, num_codes) + 1
+    rooms = np.maximum(count_small(some_classes, size=NUM_CLASSES) * apart, num_codes) + 1
     share = (num_codes + 0.5) / rooms
     first: NDArray[np.float64] = np.clip(np.log2((1 - share) / share) + 1, 0, _MAX_CODE_BITS)
     excess = np.bincount(some, some_excess, minlength=NUM_CLASSES) * codes_apart

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hedgerow_codecs.stages.context import ContextCoder, path_lanes
 from hedgerow_codecs.stages.energy import fit_all_levels, live_classes
-from hedgerow_codecs.stages.quantize import DeadzoneQuantizer, code_bits, in_steps, read_steps
+from hedgerow_codecs.stages.quantize import DeadzoneQuantizer, code_bits, in_steps, read_steps, sampled
 from hedgerow_codecs.stages.signal import Signal
 from hedgerow_codecs.stages.trellis import choose_indices, path_of, to_units
 
@@ -42,7 +42,9 @@ class TrellisCoder:
         levels = fit_all_levels(plain.positions, rough, mask=signal.mask)
         classes = live_classes(levels, mask=signal.mask)
         told = np.flatnonzero(classes > 0)
-        first, more = code_bits(classes, classes[plain.positions], rough)
+        first, more = code_bits(
+            classes[sampled(classes.size)], classes[plain.positions], rough, num_live=classes.size
+        )
         of_told = classes[told]
         scaled = in_steps(signal.values[told], unit)
         indices = choose_indices(
