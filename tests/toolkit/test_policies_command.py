@@ -7,7 +7,7 @@ import pytest
 
 from hedgerow.main import main
 from hedgerow_coordinator.plan import load_plan
-from hedgerow_coordinator.pruning import POLICIES, RECIPES, SCORES
+from hedgerow_coordinator.pruning import POLICIES, RECIPES, SCORES, TIERS_BY
 
 TASK = """
 import torch
@@ -27,11 +27,19 @@ def loss(outputs, targets):
 def test_everything_is_listed_with_source_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policies"]) == 0
     printed = capsys.readouterr().out
-    for name in (*POLICIES, *SCORES, *RECIPES):
+    for name in (*POLICIES, *TIERS_BY, *SCORES, *RECIPES):
         assert f"  {name} " in printed, name
     assert main(["policies", "--json"]) == 0
     lists = json.loads(capsys.readouterr().out)
-    assert list(lists) == ["policy", "score, grow", "channel_score", "budget", "schedule", "recipe"]
+    assert list(lists) == [
+        "policy",
+        "tier_by",
+        "score, grow",
+        "channel_score",
+        "budget",
+        "schedule",
+        "recipe",
+    ]
     assert lists["score, grow"]["magnitude"]["traffic"] == "nothing"
     assert lists["score, grow"]["gradient"]["traffic"].startswith("up: a score for every weight")
     assert all(facts["meaning"] and facts["source"] for facts in lists["recipe"].values())
