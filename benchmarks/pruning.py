@@ -1,8 +1,9 @@
 """The pruning benchmark: accuracy at a density, and bytes to accuracy, for every recipe, on benchmark B1.
 
 Five clients, Dirichlet(0.3), 20 rounds, as in `benchmarks.b1`; masks, scores and manifests are in the bytes.
-By default it runs dense FedAvg and our own recipe at three densities on MNIST for one seed; `--full` runs
-everything for five seeds, which takes days. What the JSON file has is not run again.
+By default it runs our own recipe at three densities, dense FedAvg and FedDST for one seed, on MNIST and then
+on Fashion-MNIST, as far as 15 minutes go; `--full` runs everything for five seeds, which takes days. What the
+JSON file has is not run again.
 
     HEDGEROW_DATA=... python -m benchmarks.pruning --json pruning.json --plot pruning.png
 """
@@ -12,17 +13,19 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import multiprocessing
 import os
+import shutil
 import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 from benchmarks.b1 import CLIENTS, ROUNDS, SEEDS, TARGETS, TASK, bytes_to_target, run_method, write_data
@@ -197,41 +200,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     results = _known(options.json)
     done = {json.dumps([r[name] for name in Cell.__slots__]) for r in results}
-    wanted = [c for c in cells(options) if json.dumps(list(asdict(c).values())) not in done]
-    for pack, seed in dict.fromkeys((cell.pack, cell.seed) for cell in wanted):
-        with tempfile.TemporaryDirectory(prefix="hedgerow-pruning-") as scratch:
-            work = Path(scratch)
-            folders = write_data(Path(str(folder), f"{pack}.npz"), work / "data", seed=seed)
-            files = {"name": "pruning", "min_clients": CLIENTS, "rounds": options.rounds, "force": True}
-            initialise(TASK, data=folders["client-0"], output=work, **files)
-            run = partial(run_cell, work=work, folders=folders, workers=options.workers)
-            for result in _in_parallel(
-                run, [cell for cell in wanted if (cell.pack, cell.seed) == (pack, seed)], jobs=options.jobs
-            ):
-                results.append(result)
-                print(_row(result), flush=True)
-                _write(options.json, results, rounds=options.rounds)
+    wanted = deque(c for c in cells(options) if json.dumps(list(asdict(c).values())) not in done)
+    for result in _run_all(wanted, packs=Path(str(folder)), options=options):
+        results.append(result)
+        print(_row(result), flush=True)
+        _write(options.json, results, rounds=options.rounds)
     compared = [result for result in results if result["rounds"] == options.rounds]
     print(table(compared))
     print(json.dumps({"summary": summary_of(compared)}, indent=2))
     _write(options.json, results, rounds=options.rounds)
     if options.plot:
         plot_pruning(compared, options.plot)
+    if wanted:
+        left = ", ".join(f"{NAMES[c.pack]} {c.recipe} {c.density or ''}".rstrip() for c in wanted)
+        print(f"{options.minutes:g} minutes are too few for: {left}", file=sys.stderr)
+        print("called again with the same --json, it goes on with these", file=sys.stderr)
     return 0
 
 
-def _in_parallel(
-    run: Callable[[Cell], dict[str, object]], wanted: Sequence[Cell], *, jobs: int
-) -> Iterator[dict[str, object]]:
-    """Yield results as they come, of some runs at a time, each in a process of its own."""
+def _run_all(wanted: deque[Cell], *, packs: Path, options: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """Yield results as they come, of some runs at a time, each in a process of its own.
+
+    What is left in `wanted` would not have ended in time, if it took as long as the slowest run so far.
+    """
+    begun, slowest_s = time.monotonic(), 0.0
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_end_with_parent) as pool:
-        pending = [pool.submit(run, cell) for cell in wanted]
+    works: dict[tuple[str, int], tuple[Path, dict[str, Path | None]]] = {}
+    running: dict[Future[dict[str, object]], Cell] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="hedgerow-pruning-") as scratch,
+        ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=_end_with_parent) as pool,
+    ):
         try:
-            for done in as_completed(pending):
-                yield done.result()
+            while wanted or running:
+                while wanted and len(running) < options.jobs:
+                    if time.monotonic() - begun + slowest_s > 60 * options.minutes:
+                        break
+                    cell = wanted.popleft()
+                    if (group := (cell.pack, cell.seed)) not in works:
+                        work = Path(scratch, f"{cell.pack}-{cell.seed}")
+                        works[group] = work, _prepare(work, pack=packs / f"{cell.pack}.npz", cell=cell)
+                    work, folders = works[group]
+                    future = pool.submit(run_cell, cell, work=work, folders=folders, workers=options.workers)
+                    running[future] = cell
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    del running[future]
+                    result = future.result()
+                    slowest_s = max(slowest_s, float(str(result["wall_s"])))
+                    yield result
+                for group in works.keys() - {(cell.pack, cell.seed) for cell in (*running.values(), *wanted)}:
+                    shutil.rmtree(works.pop(group)[0])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare(work: Path, *, pack: Path, cell: Cell) -> dict[str, Path | None]:
+    """Write the clients' data and the template; return the clients' folders by name."""
+    folders = write_data(pack, work / "data", seed=cell.seed)
+    files = {"name": "pruning", "min_clients": CLIENTS, "rounds": cell.rounds, "force": True}
+    initialise(TASK, data=folders["client-0"], output=work, **files)
+    return folders
 
 
 def _end_with_parent() -> None:
@@ -256,16 +286,31 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--densities", type=float, nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time (2)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="begin no run that would end later (15, or no limit with one of the options above)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="runs at the same time (as many as cores)",
+    )
     parser.add_argument(
         "--workers", type=int, default=1, help="clients of a run that train at the same time (1)"
     )
     options = parser.parse_args(arguments)
     if min(options.rounds, options.jobs, options.workers) < 1:
         parser.error("--rounds, --jobs and --workers must be at least 1")
+    if options.minutes is not None and not options.minutes > 0:
+        parser.error("--minutes must be above 0")
     full = options.full
-    options.packs = options.packs or (sorted(TARGETS) if full else ["mnist_writers"])
-    options.recipes = options.recipes or (list(RECIPES) if full else ["fedavg", "hedgerow"])
+    chosen = options.packs or options.recipes or options.densities or options.seeds
+    if options.minutes is None:
+        options.minutes = math.inf if full or chosen else 15.0
+    options.packs = options.packs or (["mnist_writers"] if chosen and not full else list(NAMES))
+    options.recipes = options.recipes or (list(RECIPES) if full else ["hedgerow", "fedavg", "feddst"])
     options.seeds = options.seeds or (list(SEEDS) if full else [42])
     few = {recipe: [0.2, 0.1, 0.05] if recipe == "hedgerow" else [0.2] for recipe in RECIPES}
     every = options.densities or (list(DENSITIES) if full else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +79,17 @@ class DecodedUpdate:
             # Not the maximum of magnitudes, which would be a copy of them all.
             return float(max(self.dense.max(initial=0), -self.dense.min(initial=0)))
         return max((float(np.abs(entries).max()) for _, entries in self._products(np.float64)), default=0.0)
+
+    @property
+    def norm(self) -> float:
+        """Euclidean norm of the entries; its last bits may differ from machine to machine.
+
+        Takes O(k) for the integer form.
+        """
+        if self.dense is not None:
+            blocks = (self.dense[start : start + _BLOCK] for start in range(0, self.dense.size, _BLOCK))
+            return math.sqrt(sum(float(np.square(block, dtype=np.float64).sum()) for block in blocks))
+        return math.sqrt(sum(float(entries @ entries) for _, entries in self._products(np.float64)))
 
     def values(self) -> NDArray[np.float32]:
         """Return the live vector, float32, shape ``(num_live,)``; the same bits on every machine."""

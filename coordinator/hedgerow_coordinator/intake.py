@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from hedgerow_coordinator.answers import Answer, AnswerReader
 from hedgerow_coordinator.errors import AggregationError, EstimateError
 from hedgerow_coordinator.estimates import Estimates
 from hedgerow_coordinator.federation import Federation
+from hedgerow_coordinator.outliers import find_outliers
 from hedgerow_coordinator.pruning import Outcomes
 from hedgerow_coordinator.records import StoredUpdate, UpdateRecord
 from hedgerow_coordinator.server_model import published_digest
@@ -87,6 +89,10 @@ def _moderate(update: DecodedUpdate) -> DecodedUpdate:
     return update
 
 
+def _norm(values: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.einsum("i,i->", values, values, dtype=np.float64)))
+
+
 class Intake:
     """Take in the updates of one round, check them, store them, add them to the mean, acknowledge them.
 
@@ -119,15 +125,12 @@ class Intake:
             sets=federation.sets,
             origin=federation.first_weights() if federation.pruning.tier_by == "distance" else None,
         )
+        # Sampled masks are all of a size.
+        self._outlier_ratio = 0.0 if self._answers.is_sampled else federation.plan.aggregation.outlier_ratio
         self._incoming: dict[str, _Incoming] = {}
-        self._accepted: dict[str, bytes] = {}
         self._bound = max_frame_bytes(federation.layout) * (2 if self._answers.has_two_frames else 1)
         self._anew: set[str] = set()
         self.invited: frozenset[str] | None = None
-        self._held = HeldAggregator(self._mask) if self._answers.holds_parts else None
-        self.aggregator: Aggregator | HeldAggregator = self._held or Aggregator(self._mask.num_live)
-        self.scores = self._answers.score_sum()
-        self._outcomes = self._answers.outcome_sum(federation.round)
         self.delivered_bytes = 0
         self.num_chunks = 0
         self._estimates: Estimates | None = None
@@ -135,7 +138,24 @@ class Intake:
             self._estimates = Estimates(
                 federation.store.estimates, mask=self._mask, round_number=federation.round
             )
+        self._sum_up({})
+
+    def _sum_up(self, left_out: Mapping[str, str]) -> None:
+        """Add what is on disk, and drop from there the updates of some clients, for a reason each."""
+        federation = self._federation
+        self._accepted: dict[str, bytes] = {}
+        self._norms: dict[str, float] = {}
+        self._held = HeldAggregator(self._mask) if self._answers.holds_parts else None
+        self.aggregator: Aggregator | HeldAggregator = self._held or Aggregator(self._mask.num_live)
+        self.scores = self._answers.score_sum()
+        self._outcomes = self._answers.outcome_sum(federation.round)
         for update in federation.store.updates(federation.round):
+            client = update.record.client
+            if client in left_out:
+                reason = f"{client}: {left_out[client]}"
+                federation.store.drop_update(update.record, reason=reason, kind="outlier")
+                self._accepted[client] = update.record.digest
+                continue
             try:
                 self._add(update.record, *self._recalled(update))
             except EstimateError as error:
@@ -171,11 +191,11 @@ class Intake:
 
     @property
     def answered(self) -> frozenset[str]:
-        """Names of the clients whose update is in the mean."""
+        """Names of the clients whose update was taken."""
         return frozenset(self._accepted)
 
     def has_answered(self, client: str) -> bool:
-        """Return whether a client's update is in the mean."""
+        """Return whether a client's update was taken."""
         return client in self._accepted
 
     def awaits(self, client: str) -> bool:
@@ -234,6 +254,22 @@ class Intake:
             return None
         del self._incoming[client]
         return self._complete(client, incoming.offer, incoming.assembler.data())
+
+    def leave_out_outliers(self) -> dict[str, str]:
+        """Take updates that are too large beside the others out of the mean; return whose, and why.
+
+        To be called when the round is to be closed, for only then the others are known. Sums are made again
+        from what is on disk, where those updates are no more.
+        """
+        state = self._federation.state
+        found = find_outliers(
+            self._norms, ratio=self._outlier_ratio, model_norm=lambda: _norm(state.published)
+        )
+        if found:
+            delivered_bytes = self.delivered_bytes
+            self._sum_up(found)
+            self.delivered_bytes = delivered_bytes  # those left out have received the round's start, too
+        return found
 
     def _tell(self, client: str, incoming: _Incoming) -> None:
         offer, incoming.untold_bytes = incoming.offer, 0
@@ -345,6 +381,8 @@ class Intake:
         if self._outcomes is not None:
             self._outcomes.add(update, wanted=answer.wanted, weight=record.num_samples)
         self._accepted[record.client] = record.digest
+        if self._outlier_ratio > 0:
+            self._norms[record.client] = update.norm
         if record.attempt == self._federation.attempt:
             self.delivered_bytes += record.received_bytes
 

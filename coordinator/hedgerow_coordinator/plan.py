@@ -39,7 +39,8 @@ from hedgerow_coordinator.settings import (
 )
 
 MAX_COHORT = 120
-# Settings that plans did not have at first, and what was done then.
+# Settings that plans did not have at first, and what was done then. (Outliers were taken; such a run goes on
+# without them.)
 _ADDED: Mapping[tuple[str, str], object] = {
     ("codec", "feedback"): "residual",
     ("codec", "residual_decay"): 1.0,
@@ -49,6 +50,7 @@ _ADDED: Mapping[tuple[str, str], object] = {
     ("aggregation", "second_moment_decay"): 0.99,
     ("aggregation", "epsilon"): 1e-3,
     ("aggregation", "ema"): 0.0,
+    ("aggregation", "outlier_ratio"): 10.0,
     ("transport", "max_kbit_s"): 0.0,
 } | {("pruning", key): value for key, value in ADDED.items()}
 MAX_ROUNDS = 99_999

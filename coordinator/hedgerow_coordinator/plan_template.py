@@ -40,6 +40,8 @@ optimizer = "sgd"            # "adam" is FedAdam, for which a server_learning_ra
 server_learning_rate = 1.0   # "sgd" with 1 and no momentum is FedAvg
 server_momentum = 0.0        # FedAvgM; 0.5 makes the first rounds count for more
 ema = 0.0                    # 0.5 measures and exports a moving average of the weights in their place
+outlier_ratio = 10.0         # an update is left out that is so many times as large as the others' median, and
+#                            # larger than the model; 0 takes all
 
 [codec]
 feedback = "residual"        # what the uplink's codec leaves out: "residual" adds it to the next update,

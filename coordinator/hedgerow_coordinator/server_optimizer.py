@@ -37,6 +37,9 @@ class AggregationSettings:
     ema : float
         In [0, 1): share of the weights' moving average that stays from version to version; 0 keeps none. The
         average is measured and exported in place of the weights; what is broadcast are the weights.
+    outlier_ratio : float
+        An update is left out when its norm is more than so many times the median of the others', and more
+        than the model's own: see `outliers`. At least 2; 0 compares nothing.
     """
 
     optimizer: str = "sgd"
@@ -45,6 +48,7 @@ class AggregationSettings:
     second_moment_decay: float = 0.99
     epsilon: float = 1e-3
     ema: float = 0.0
+    outlier_ratio: float = 10.0
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -53,6 +57,8 @@ class AggregationSettings:
         check_range("second_moment_decay", self.second_moment_decay, least=0, below=1)
         check_range("ema", self.ema, least=0, below=1)
         check_range("epsilon", self.epsilon, above=0, most=1)
+        if self.outlier_ratio != 0:
+            check_range("outlier_ratio", self.outlier_ratio, least=2)
 
 
 def server_step(

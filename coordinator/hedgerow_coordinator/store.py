@@ -313,10 +313,10 @@ class RunStore:
             else:
                 self.drop_update(record, reason=f"{path} is gone")
 
-    def drop_update(self, record: UpdateRecord, *, reason: str) -> None:
+    def drop_update(self, record: UpdateRecord, *, reason: str, kind: str = "update lost") -> None:
         """Take an update of the running round out of the journal, with an event that says why."""
         self._journal.forget_update(record.round, record.client)
-        self.event("update lost", f"{reason}; round {record.round} goes on without it")
+        self.event(kind, f"{reason}; round {record.round} goes on without it")
 
     def update_records(self, round_number: int | None = None) -> list[UpdateRecord]:
         """Return the journal's rows on the updates of a round, or of all, by round and client."""

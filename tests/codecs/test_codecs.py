@@ -65,10 +65,21 @@ def test_ternary_has_one_magnitude_for_all_tensors() -> None:
 @pytest.mark.parametrize(
     "config", [{"codec_id": "topk", "fraction": 0.5, "bits": 8}, {"codec_id": "float32"}]
 )
-def test_the_largest_magnitude_is_known_without_the_dense_vector(config: dict) -> None:
+def test_the_largest_magnitude_and_the_norm_are_known_without_the_dense_vector(config: dict) -> None:
     decoded = sent(config, [1, -3, 0.5, 0], dense(2, 2))
     assert decoded.largest == np.abs(decoded.values()).max() == pytest.approx(3, rel=0.01)
+    assert decoded.norm == pytest.approx(np.linalg.norm(decoded.values().astype(np.float64)), rel=1e-12)
     assert sent(config, [0.0, 0.0], dense(2)).largest == 0
+    assert sent(config, [0.0, 0.0], dense(2)).norm == 0
+
+
+@pytest.mark.parametrize(
+    "config", [{"codec_id": "deadzone", "step": 0.5, "deadzone": 0.5}, {"codec_id": "float32"}]
+)
+def test_the_norm_of_many_blocks_and_tensors(config: dict) -> None:
+    values = np.random.default_rng(3).normal(size=150_000).astype(np.float32) * np.float32(1e18)
+    decoded = sent(config, values.tolist(), dense(70_000, 80_000))
+    assert decoded.norm == pytest.approx(np.linalg.norm(decoded.values().astype(np.float64)), rel=1e-12)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hedgerow_codecs import Ef21Feedback, Mask, codec_from_config
+from hedgerow_coordinator.server_optimizer import AggregationSettings
 from hedgerow_transport import (
     Ack,
     BlobRef,
@@ -412,7 +413,8 @@ def test_chunks_for_an_update_from_one_estimate_do_not_count_for_another(ef21_pl
 
 def test_an_estimate_beyond_all_measure_is_refused(ef21_plan, make_rig):
     """Each update is just allowed; their sum is not."""
-    rig = make_rig(ef21_plan(rounds=3, codec="fp16"))
+    plan = replace(ef21_plan(rounds=3, codec="fp16"), aggregation=AggregationSettings(outlier_ratio=0))
+    rig = make_rig(plan)
     for number in (1, 2):
         rig.fake.outcomes["b", number] = lambda result, n=number: replace(
             result, weights=(result.weights + np.float32(0.9 * 2.0**40 * n)).astype(np.float32)
@@ -451,3 +453,14 @@ def test_a_client_that_missed_changes_of_the_mask_still_agrees(ef21_plan, make_r
     (last,) = [request for name, request, _ in rig.fake.done if name == "c" and request.round == 7]
     assert estimate[~last.live].any()
     assert not estimate_of(rig, "c").estimate[~last.live].any()
+
+
+def test_a_device_that_was_far_off_begins_anew(ef21_plan, make_rig):
+    rig = make_rig(ef21_plan(rounds=4, codec="fp16"))
+    rig.fake.outcomes["b", 2] = lambda result: replace(result, weights=result.weights + np.float32(1e4))
+    rig.run()
+    assert rig.coordinator.failure is None
+    counted = [name for number, name in rig.counted() if number in (2, 4)]
+    assert counted == ["a", "c", "a", "b", "c"]
+    assert any("b starts again from an estimate of zero" in notice for notice in rig.notices)
+    assert np.abs(rig.coordinator.state.weights).max() < 1

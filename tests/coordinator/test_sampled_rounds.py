@@ -36,6 +36,18 @@ def masks_of(rig: Any, *, round_number: int) -> dict[str, np.ndarray]:
     return masks
 
 
+def test_a_mask_of_many_weights_is_no_outlier(make_plan: MakePlan, make_rig: MakeRig) -> None:
+    rig = make_rig(
+        replace(plan_with(make_plan, rounds=1), aggregation=AggregationSettings(outlier_ratio=2.0))
+    )
+    size = rig.layout.num_parameters
+    for name, count in {"a": 1, "b": 1, "c": size}.items():
+        mask = (np.arange(size) < count).astype(np.float32)
+        rig.fake.outcomes[name, 1] = lambda r, m=mask: replace(r, weights=m)
+    rig.run()
+    assert rig.counted() == [(1, "a"), (1, "b"), (1, "c")]
+
+
 def test_the_mode_of_the_posterior() -> None:
     share = np.array([0.0, 0.25, 1.0])
     found, memory = posterior(share, count=4, memory={}, begins=True)

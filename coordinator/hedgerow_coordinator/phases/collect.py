@@ -100,6 +100,9 @@ class Collect:
         if enough and self._quorum_at is None:
             self._quorum_at = now
         if enough and (now >= self._end or not self._awaited(now)):
+            # They have answered, so they count for the quorum: a round does not wait for one that is ill.
+            for client, reason in self._intake.leave_out_outliers().items():
+                self._federation.say(f"round {self._federation.round} goes on without {client}: {reason}")
             return Commit(self._federation, intake=self._intake, attempt=self._record(now, "committed"))
         if now >= self._end or not self._open():
             return self._fail(now)
