@@ -114,6 +114,8 @@ def main(argv: list[str] | None = None) -> None:
                 benches[whose] = Workbench(options.task, data=data, client=client, threads=options.threads)
             result = _operate(benches[whose], message, inbox=inbox, outbox=outbox)
             outbox.answer(number, {"result": result})
+            del result
+            _give_memory_back()
         except TrainingCancelled:
             outbox.answer(number, {"cancelled": True})
         except OSError as error:
@@ -180,6 +182,14 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     return source, sink
+
+
+def _give_memory_back() -> None:
+    """Return to the system what the C library has kept for the next batch; there is none for a while."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return  # not glibc
 
 
 def _die_with_parent() -> None:

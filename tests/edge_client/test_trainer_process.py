@@ -69,6 +69,19 @@ def trainer() -> Iterator[TrainerProcess]:
         yield trainer
 
 
+@pytest.mark.parametrize("wanted", [None, "262144"])
+def test_memory_stays_for_the_next_batch_unless_somebody_wants_it_otherwise(
+    wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    if wanted is not None:
+        monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", wanted)
+    with TrainerProcess(TASK, data=None, client="a") as trainer:
+        trainer.describe()
+        found = Path(f"/proc/{trainer.pid}/environ").read_bytes().split(b"\0")
+    assert f"MALLOC_TRIM_THRESHOLD_={wanted or 256 << 20}".encode() in found
+
+
 def test_describe(trainer: TrainerProcess) -> None:
     description = trainer.describe()
     assert description.layout.num_parameters == NUM_PARAMETERS
