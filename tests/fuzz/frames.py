@@ -41,6 +41,7 @@ from hedgerow_codecs.frame import CODED_KINDS, model_digest, seal
 from hedgerow_codecs.grid import MAX_CODE
 from hedgerow_codecs.mask_bits import decode_bits
 from hedgerow_codecs.registry import CODECS
+from hedgerow_codecs.stages.compiled import compiled_loops, without_compiled_loops
 from hedgerow_codecs.stages.context import ContextCoder
 from hedgerow_codecs.stages.signal import Signal
 
@@ -81,6 +82,8 @@ class Situation:
 def attempt(data: bytes) -> str:
     """Decode what an input stands for; say what became of it: "refused", "update", "mask", "seed", "layout".
 
+    Where compiled loops are loaded, they must find the same, or refuse it as well.
+
     Raises
     ------
     Finding
@@ -100,7 +103,11 @@ def attempt(data: bytes) -> str:
             WITH_HEADER: _with_header,
             EDITED: _edited,
         }
-        return check_frame(makers[way](situation, rest), situation)
+        frame = makers[way](situation, rest)
+        if compiled_loops() is not None:
+            _demand(*_both_ways(frame, situation))
+        with without_compiled_loops():
+            return check_frame(frame, situation)
     except CodecError:
         return "refused"
 
@@ -132,6 +139,23 @@ def check_frame(frame: bytes, situation: Situation) -> str:
     seed = int.from_bytes(frame[53:61], "little")
     _demand(encode_seeded(situation.mask.layout, seed=seed) == frame, "a second frame of the same seed")
     return "seed"
+
+
+def _both_ways(frame: bytes, situation: Situation) -> tuple[bool, str]:
+    """Return whether compiled loops and numpy decode a frame alike, and what they should have."""
+
+    def found() -> tuple[bytes, ...] | None:
+        try:
+            decoded = _decode(frame, situation)
+        except CodecError:
+            return None
+        if not isinstance(decoded, DecodedUpdate):
+            return ()
+        return decoded.values().tobytes(), bytes(str(decoded.num_saturated), "ascii")
+
+    compiled = found()
+    with without_compiled_loops():
+        return compiled == found(), "what numpy finds, from compiled loops"
 
 
 def sealed(frame: bytes) -> bytes:
