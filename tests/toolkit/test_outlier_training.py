@@ -22,6 +22,8 @@ class WithOneIll(Trainers):
     """Six devices, one of them ill."""
 
     illness = AWAY
+    farthest = 0.0
+    """Largest update of a device that is well, in norms of the model."""
 
     def part(self, labels: str, *, seed: int) -> None:
         super().part(labels, seed=seed)
@@ -42,6 +44,9 @@ class WithOneIll(Trainers):
             return str(error)
         if (name, self.illness) == (ILL, TURN):
             return replace(result, weights=request.weights - 1000 * (result.weights - request.weights))
+        if name != ILL:
+            update = np.linalg.norm(result.weights - request.weights)
+            self.farthest = max(self.farthest, float(update / np.linalg.norm(request.weights)))
         return result
 
 
@@ -57,7 +62,7 @@ def test_the_others_learn_as_if_it_were_away(trainers: WithOneIll, tmp_path: Pat
     for illness in (AWAY, SCALE, TURN):
         for is_compared in (True, False):
             keys = "" if is_compared else "\n[aggregation]\noutlier_ratio = 0"
-            trainers.illness = illness
+            trainers.illness, trainers.farthest = illness, 0.0
             for seed in SEEDS:
                 folder = tmp_path / f"{seed}-{len(found)}"
                 try:
@@ -67,6 +72,9 @@ def test_the_others_learn_as_if_it_were_away(trainers: WithOneIll, tmp_path: Pat
                     result = str(error).partition("\n")[0]
                 found.setdefault((illness, is_compared), []).append(result)
             print(labels, illness, "compared" if is_compared else "taken", found[illness, is_compared])
+            if is_compared:
+                print("  largest update of the others, in norms of the model:", trainers.farthest)
+                assert trainers.farthest < 0.5
     away = np.mean([float(value) for value in found[AWAY, True]])
     for illness in (SCALE, TURN):
         assert np.mean([float(value) for value in found[illness, True]]) >= away - 0.01
