@@ -294,8 +294,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--jobs",
         type=int,
-        default=len(os.sched_getaffinity(0)),
-        help="runs at the same time (as many as cores)",
+        default=min(8, os.cpu_count() or 1),
+        help="runs at the same time (as many as cores, at most 8)",
     )
     parser.add_argument(
         "--workers", type=int, default=1, help="clients of a run that train at the same time (1)"
