@@ -78,6 +78,19 @@ def answer(store: RunStore, number: int, client: str, frame: bytes, *, received_
     assert store.save_update(update, frame)
 
 
+@pytest.fixture(scope="module")
+def alone() -> Iterator[None]:
+    """Train in one thread, and do not wait for the disk: power cuts are for the store's tests."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def new_run(tmp_path: Path) -> Callable[..., Path]:
     """Return what makes a run directory without any round."""

@@ -1,11 +1,10 @@
 """Six devices that train on the packaged digits in this process, whole rounds of them in seconds."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from sklearn.datasets import load_digits
 
@@ -59,17 +58,6 @@ codec_id = "float32"
 """
 CLIENTS = ("full-0", "full-1", "half-2", "half-3", "quarter-4", "quarter-5")
 FULL = 'policy = "none"'
-
-
-@pytest.fixture(scope="module")
-def alone() -> Iterator[None]:
-    """Train in one thread, and do not wait for the disk."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
-    torch.set_num_threads(threads)
 
 
 class Trainers:

@@ -1,6 +1,5 @@
 """Half of the channels of a residual net go while it trains, and the export is smaller and as good."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from hedgerow.simulation import Simulation
 from hedgerow_coordinator import Coordinator, RunStore, ServerState, parse_plan
 from hedgerow_export import compact_model, evaluate, fill_template, make_template, template_layout
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("alone")]
 
 TASK = """
 import numpy as np
@@ -78,15 +77,6 @@ class Trainers(LocalTrainers):
         path.write_text(TASK)
         super().__init__(path)
         self.template = make_template(self.module, torch.randn(3, 1, 8, 8), layout=self.layout)
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    yield
-    torch.set_num_threads(threads)
 
 
 def accuracy(model: bytes) -> float:

@@ -1,15 +1,16 @@
 """EF21 with a codec that keeps one entry in fifty, in the training of a real network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from benchmarks.local_trainers import LocalTrainers
 
 from hedgerow.simulation import Simulation
 from hedgerow_coordinator import Coordinator, RoundRecord, RunStore, parse_plan
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 PLAN = """
 [run]
@@ -31,16 +32,6 @@ bits = 4
 [codec.downlink]
 codec_id = "float32"
 """
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small products on one thread, and no waiting for the disk."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.toolkit.digits_farm import CLIENTS, FULL, Trainers, alone, run  # noqa: F401 -- `alone` is a fixture
+from tests.toolkit.digits_farm import CLIENTS, FULL, Trainers, run
 
 from hedgerow_edge_client import TrainRequest, TrainResult
 from hedgerow_edge_client.errors import TrainingDiverged

@@ -1,6 +1,5 @@
 """Every recipe trains a real network to the end, with real scores and proposals of the devices."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,8 @@ from hedgerow_codecs import Layout, Mask, seeded_parameters
 from hedgerow_coordinator import Coordinator, RunStore, parse_plan, plan_template
 from hedgerow_coordinator.pruning import RECIPES, with_settings
 from hedgerow_export import make_template
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 ROUNDS = 12
 CLIENTS = ("a", "b", "c", "d")
@@ -53,17 +54,6 @@ class Outcome:
     events: tuple[str, ...]
     layout: Layout
     weights: NDArray[np.float32]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone() -> Iterator[None]:
-    """Small products on one thread, and no waiting for the disk: power cuts are for the store's tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

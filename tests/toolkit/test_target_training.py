@@ -1,6 +1,5 @@
 """A target on real digits: updates are made to fit, and every one that follows does."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,8 @@ from hedgerow.exporting import export_run
 from hedgerow.simulation import Simulation
 from hedgerow_coordinator import Coordinator, RunStore, evaluator, parse_plan
 from hedgerow_export import make_template
+
+pytestmark = pytest.mark.usefixtures("alone")
 
 TASK = """
 import numpy as np
@@ -62,15 +63,6 @@ class Trainers(LocalTrainers):
 @pytest.fixture(scope="module")
 def trainers(tmp_path_factory: pytest.TempPathFactory) -> Trainers:
     return Trainers(tmp_path_factory.mktemp("task") / "task.py")
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(trainers: Trainers, folder: Path, *, more: str, text: str = PLAN) -> RunStore:

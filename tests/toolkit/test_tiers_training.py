@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.toolkit.digits_farm import CLIENTS, FULL, Trainers, alone, run  # noqa: F401 -- `alone` is a fixture
+from tests.toolkit.digits_farm import CLIENTS, FULL, Trainers, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("alone")]
 
